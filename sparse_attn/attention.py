@@ -1,0 +1,87 @@
+"""Softmax attention, written as its formula: the specification of the whole book.
+
+Speed, tiles and kernels live elsewhere and are tested against this module.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sparse_attn.checks import check_finite, check_qkv
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """Softmax attention: softmax(q kᵀ · scale) v, with a row of weights per query.
+
+    q: (B, H, T, D); k, v: (B, Hkv, S, D) with H a multiple of Hkv (grouped queries).
+    causal: query t sees keys s <= t + S - T, so the last query sees every key.
+    mask: bool, broadcastable to (B, H, T, S); True means "may see". scale: 1/√D.
+    Returns (B, H, T, D); a query that sees no key gets zeros.
+    Raises ValueError for arguments that do not fit. Memory: O(T·S) per head.
+    Source: Vaswani et al. 2017, eq. 1; grouped queries, Ainslie et al. 2023.
+    """
+    weights = attention_weights(q, k, v, causal=causal, mask=mask, scale=scale)
+    return weights @ _share_heads(v, q.shape[1])
+
+
+def attention_weights(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+    scale: float | None = None,
+) -> Tensor:
+    """The weights of `attention`, (B, H, T, S): each row sums to 1, or is all zeros."""
+    check_qkv(q, k, v)
+    T, S, D = q.shape[-2], k.shape[-2], q.shape[-1]
+    scale = 1 / math.sqrt(D) if scale is None else scale
+    check_finite("scale", scale)
+
+    # Scaling q instead of the scores spares one pass over a T x S matrix.
+    scores = (scale * q) @ _share_heads(k, q.shape[1]).mT  # (B, H, T, S)
+    visible = _visible(T, S, causal, mask, q)
+    if visible is None:
+        return scores.softmax(dim=-1)
+    weights = scores.masked_fill(~visible, -torch.inf).softmax(dim=-1)
+    return weights.masked_fill(~visible, 0.0)  # a query that sees nothing: 0, not NaN
+
+
+def causal_mask(T: int, S: int, device: torch.device | str = "cpu") -> Tensor:
+    """(T, S) bool: True where query t may see key s, that is s <= t + S - T."""
+    return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
+
+
+def _visible(T: int, S: int, causal: bool, mask: Tensor | None, q: Tensor):
+    """The union of both masks as one bool tensor, or None when all is visible."""
+    if mask is None:
+        return causal_mask(T, S, q.device) if causal else None
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask)
+        raise ValueError(f"mask is {got}: torch.bool is needed, True for 'may see'")
+    if mask.device != q.device:
+        raise ValueError(f"mask is on {mask.device} but q on {q.device}")
+    full = (*q.shape[:2], T, S)
+    try:
+        mask = mask.broadcast_to(full)
+    except RuntimeError:
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}: it must broadcast to {full}"
+        ) from None
+    return mask & causal_mask(T, S, q.device) if causal else mask
+
+
+def _share_heads(x: Tensor, H: int) -> Tensor:
+    """(B, Hkv, S, D) -> (B, H, S, D): each key-value head serves H/Hkv query heads."""
+    groups = H // x.shape[1]
+    return x if groups == 1 else x.repeat_interleave(groups, dim=1)

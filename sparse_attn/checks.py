@@ -1,0 +1,56 @@
+"""Validation of arguments: one short call each, errors that say what was got.
+
+Knows what a well-formed argument is; leaves what it means to the caller.
+"""
+
+import math
+from numbers import Integral, Real
+
+from torch import Tensor
+
+
+def check_count(name: str, value: int, *, least: int = 1, most: int | None = None):
+    """`value` is a whole number from `least` to `most`; anything else raises."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        fits = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name}={value!r}: a whole number {fits} is needed")
+
+
+def check_counts(**counts: int):
+    """Every keyword is a whole number of at least 1."""
+    for name, value in counts.items():
+        check_count(name, value)
+
+
+def check_finite(name: str, value: float):
+    """`value` is a real number, neither NaN nor infinite; anything else raises."""
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name}={value!r}: a finite number is needed")
+
+
+def check_qkv(q: Tensor, k: Tensor, v: Tensor):
+    """q (B, H, T, D) and k, v (B, Hkv, S, D) fit each other; otherwise raises."""
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(x, Tensor) or x.ndim != 4:
+            got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x)
+            raise ValueError(f"{name} has {got}: 4 axes (B, H, T, D) are needed")
+        if 0 in x.shape:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}: no axis may be empty")
+        if not x.is_floating_point():
+            raise ValueError(f"{name} is {x.dtype}: a floating-point dtype is needed")
+        if x.dtype != q.dtype or x.device != q.device:
+            raise ValueError(
+                f"{name} is {x.dtype} on {x.device} but q is {q.dtype} on {q.device}: "
+                "one dtype and one device are needed"
+            )
+    if k.shape != v.shape:
+        raise ValueError(
+            f"k has shape {tuple(k.shape)} but v {tuple(v.shape)}: they must be equal"
+        )
+    (B, H, _, D), (Bk, Hk, _, Dk) = q.shape, k.shape
+    if (B, D) != (Bk, Dk) or H % Hk:
+        raise ValueError(
+            f"q has shape {tuple(q.shape)} but k {tuple(k.shape)}: batch and head "
+            f"dimension must agree, and the {H} query heads be a multiple of {Hk}"
+        )

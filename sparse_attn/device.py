@@ -1,0 +1,172 @@
+"""Which device the book runs on, what it is, and how much memory a call needs.
+
+Knows backends; leaves clocks to `timing` and measured ceilings to `roofline`.
+"""
+
+import ctypes
+import os
+import platform
+import re
+import subprocess
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+ORDER = ("cuda", "mps", "cpu")  # fastest first
+
+
+def available_devices() -> list[str]:
+    """The backends that PyTorch can use here, fastest first; "cpu" is always last."""
+    has = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
+    return [kind for kind in ORDER if has[kind]]
+
+
+def pick_device(wanted: str | None = None) -> torch.device:
+    """The device to compute on: `wanted`, else SPARSE_ATTN_DEVICE, else the fastest.
+
+    Raises ValueError, listing what is available, for a backend that is not here.
+    """
+    wanted = wanted or os.environ.get("SPARSE_ATTN_DEVICE") or None
+    available = available_devices()
+    if wanted is None:
+        return torch.device(available[0])
+    if wanted.split(":")[0] not in available:
+        raise ValueError(
+            f"device {wanted!r} is not available here: choose from {available} "
+            "(argument, or environment variable SPARSE_ATTN_DEVICE)"
+        )
+    return torch.device(wanted)
+
+
+def synchronize(device: torch.device):
+    """Wait until the work queued on `device` is done; on a CPU nothing is queued."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a device is. `memory` in bytes; `units` names its parallel parts."""
+
+    kind: str
+    name: str
+    units: str
+    memory: int
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.kind}, {self.units}, {self.memory / 1e9:.0f} GB)"
+
+
+def facts(device: torch.device | None = None) -> Facts:
+    """Name, parallel units and memory of `device` (default: the one picked)."""
+    device = device or pick_device()
+    if device.type == "cuda":
+        p = torch.cuda.get_device_properties(device)
+        return Facts("cuda", p.name, f"{p.multi_processor_count} SMs", p.total_memory)
+    memory = psutil.virtual_memory().total
+    if device.type == "mps":
+        return Facts("mps", _cpu_name(), "unified memory", memory)
+    return Facts("cpu", _cpu_name(), f"{torch.get_num_threads()} threads", memory)
+
+
+def _cpu_name() -> str:
+    """The processor's name as its maker wrote it, where the system tells."""
+    if platform.system() == "Linux":
+        found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+        if found:
+            return found[1]
+    if platform.system() == "Darwin":
+        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+    return platform.processor() or platform.machine()
+
+
+def supports(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a small matrix product in `dtype` runs on `device`."""
+    try:
+        x = torch.ones(8, 8, dtype=dtype, device=device)
+        return bool((x @ x)[0, 0] == 8)
+    except (RuntimeError, TypeError):  # TypeError: float64 on MPS
+        return False
+
+
+@dataclass
+class Peak:
+    """Memory that a block of code added: `bytes` at its peak, and what that means."""
+
+    meaning: str
+    bytes: int = 0
+
+
+@contextmanager
+def peak_memory(device: torch.device | None = None):
+    """`with peak_memory() as peak: ...`, then peak.bytes and peak.meaning.
+
+    Counts from what was in use at entry. Each backend answers a slightly different
+    question, so `meaning` belongs beside every number that is shown.
+    """
+    device = device or pick_device()
+    probe = {"cuda": _peak_cuda, "mps": _peak_mps, "cpu": _peak_cpu}[device.type]
+    with probe(device) as peak:
+        yield peak
+
+
+@contextmanager
+def _peak_cuda(device):
+    peak = Peak("CUDA allocator: most bytes in live tensors, exact")
+    synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    yield peak
+    synchronize(device)
+    peak.bytes = torch.cuda.max_memory_allocated(device) - before
+
+
+@contextmanager
+def _peak_mps(device):
+    peak = Peak("MPS driver: growth of what Metal reserved, in whole heaps")
+    torch.mps.empty_cache()  # else the growth hides in what was reserved before
+    before = torch.mps.driver_allocated_memory()
+    yield peak
+    synchronize(device)
+    peak.bytes = max(0, torch.mps.driver_allocated_memory() - before)
+
+
+@contextmanager
+def _peak_cpu(device, every=0.0005):
+    peak = Peak("resident set: growth of the process, sampled every 0.5 ms")
+    process = psutil.Process()
+    _return_freed_memory()  # else the growth hides in what was freed but kept
+    before = process.memory_info().rss
+    done = threading.Event()
+
+    def sample():
+        while True:
+            peak.bytes = max(peak.bytes, process.memory_info().rss - before)
+            if done.wait(every):
+                return
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        thread.join()
+
+
+def _return_freed_memory():
+    """Ask the C library to give freed pages back; only glibc has the call."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)

@@ -1,0 +1,146 @@
+"""The one timer: nothing else in the book reads a clock.
+
+Knows warm-up, synchronisation and intervals; leaves what is timed to the caller.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+
+from sparse_attn.checks import check_count
+from sparse_attn.device import pick_device, synchronize
+
+SAMPLES = 20  # stop after this many samples ...
+BUDGET = 1.0  # ... or this many seconds, whichever is first ...
+LEAST = 3  # ... but never with fewer samples than this
+SHORTEST = 1e-3  # a sample repeats a fast call until it lasts this many seconds
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds per call: the median, its 95% bootstrap interval, all samples.
+
+    first: the first call, with its compilation, allocation and cold caches.
+    """
+
+    median: float
+    low: float
+    high: float
+    first: float
+    samples: tuple[float, ...]
+
+    def __str__(self) -> str:
+        unit, size = next((us for us in _UNITS if self.median >= us[1]), _UNITS[-1])
+        low, median, high = (x / size for x in (self.low, self.median, self.high))
+        return f"{median:.3g} {unit} [{low:.3g}, {high:.3g}]"
+
+
+_UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times longer one call takes than another, with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.3g}x [{self.low:.3g}, {self.high:.3g}]"
+
+
+def measure(
+    fn: Callable[[], object],
+    *,
+    device: torch.device | None = None,
+    samples: int | None = None,
+) -> Timing:
+    """Time `fn()`: one first call, one to warm up, then samples until 20 or 1 s.
+
+    Each sample waits for the device before and after. device: the one picked.
+    """
+    return measure_together({"fn": fn}, device=device, samples=samples)["fn"]
+
+
+def measure_together(
+    fns: dict[str, Callable[[], object]],
+    *,
+    device: torch.device | None = None,
+    samples: int | None = None,
+) -> dict[str, Timing]:
+    """Time several calls in turn, round after round, so that drift hits all alike.
+
+    Sample i of one was taken beside sample i of the others: `ratio` relies on it.
+    """
+    if not fns:
+        raise ValueError("fns is empty: at least one function is needed")
+    samples = SAMPLES if samples is None else samples
+    check_count("samples", samples)
+    device = device or pick_device()
+
+    first = {name: _seconds(fn, 1, device) for name, fn in fns.items()}
+    warm = {name: _seconds(fn, 1, device) for name, fn in fns.items()}
+    repeats = {
+        name: max(1, math.ceil(SHORTEST / max(s, 1e-7))) for name, s in warm.items()
+    }
+    taken = {name: [] for name in fns}
+    began = time.perf_counter()
+    for i in range(samples):
+        if i >= LEAST and time.perf_counter() - began > BUDGET * len(fns):
+            break
+        for name, fn in fns.items():
+            taken[name].append(_seconds(fn, repeats[name], device))
+    return {name: _summarise(first[name], taken[name]) for name in fns}
+
+
+def ratio(slow: Timing, fast: Timing) -> Ratio:
+    """slow / fast of the medians; resamples pairs when both were taken together."""
+    paired = len(slow.samples) == len(fast.samples)
+    value = slow.median / fast.median
+    if min(len(slow.samples), len(fast.samples)) < 2:
+        return Ratio(value, value, value)
+    found = stats.bootstrap(
+        (slow.samples, fast.samples),
+        lambda a, b, axis: np.median(a, axis=axis) / np.median(b, axis=axis),
+        paired=paired,
+        **_BOOTSTRAP,
+    )
+    return Ratio(value, *found.confidence_interval)
+
+
+@contextmanager
+def stopwatch():
+    """`with stopwatch() as seconds: ...`, then seconds(): for whole runs, once."""
+    began = time.perf_counter()
+    ended = None
+    yield lambda: (ended or time.perf_counter()) - began
+    ended = time.perf_counter()
+
+
+# Fixed seed: the same samples give the same interval.
+_BOOTSTRAP = dict(method="percentile", n_resamples=2000, vectorized=True, rng=0)
+
+
+def _seconds(fn, repeats: int, device: torch.device) -> float:
+    synchronize(device)
+    began = time.perf_counter()
+    for _ in range(repeats):
+        fn()
+    synchronize(device)
+    return (time.perf_counter() - began) / repeats
+
+
+def _summarise(first: float, samples: list[float]) -> Timing:
+    median = float(np.median(samples))
+    low = high = median
+    if len(samples) > 1:
+        found = stats.bootstrap((samples,), np.median, **_BOOTSTRAP)
+        low, high = map(float, found.confidence_interval)
+    return Timing(median, low, high, first, tuple(samples))
