@@ -49,7 +49,7 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor):
             f"k has shape {tuple(k.shape)} but v {tuple(v.shape)}: they must be equal"
         )
     (B, H, _, D), (Bk, Hk, _, Dk) = q.shape, k.shape
-    if (B, D) != (Bk, Dk) or H % Hk:
+    if (Bk, Dk) != (B, D) or H % Hk:
         raise ValueError(
             f"q has shape {tuple(q.shape)} but k {tuple(k.shape)}: batch and head "
             f"dimension must agree, and the {H} query heads be a multiple of {Hk}"

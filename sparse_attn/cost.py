@@ -100,7 +100,9 @@ def norms_and_additions(T, C, *, B=1, bytes_per_value=4) -> Cost:
     """Two layer norms and two residual additions: no matrix product, much traffic."""
     check_counts(T=T, C=C, B=B, bytes_per_value=bytes_per_value)
     vectors = B * T * C
-    return Cost(0, 2 * (2 + 3) * vectors * bytes_per_value, 4 * vectors * bytes_per_value)
+    return Cost(
+        0, 2 * (2 + 3) * vectors * bytes_per_value, 4 * vectors * bytes_per_value
+    )
 
 
 def block(T, C, H, *, expansion=4, B=1, causal=False, bytes_per_value=4) -> Cost:

@@ -1,6 +1,6 @@
 """Counters that watch a real call: FLOPs of its matrix products, bytes it moves.
 
-They count what PyTorch is asked to do, below autograd; `cost` predicts the same numbers.
+They count what PyTorch is asked to do, below autograd; `cost` predicts the same.
 """
 
 from collections import Counter

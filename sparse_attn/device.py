@@ -167,6 +167,8 @@ def _peak_cpu(device, every=0.0005):
 
 def _return_freed_memory():
     """Ask the C library to give freed pages back; only glibc has the call."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    trim = (
+        getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    )
     if trim is not None:
         trim(0)

@@ -111,7 +111,7 @@ class Explorer:
         total = sum(len(frame["png"]) for frame in frames)
         if total > MAX_BYTES * 4 / 3:  # base64 writes 4 characters for 3 bytes
             raise ValueError(f"frames take {total * 3 // 4:,} bytes of {MAX_BYTES:,}")
-        name = hashlib.sha256(f"{repr(self)}{frames[0]['caption']}".encode()).hexdigest()
+        name = hashlib.sha256(f"{self!r}{frames[0]['caption']}".encode()).hexdigest()
         name = f"explore-{name[:12]}"
         index = 0
         for choice, values in self.choices.items():
@@ -158,8 +158,8 @@ def _picture(frame: dict[str, str]) -> str:
 
 
 _SLIDER = """
-<div class="explore-slider"><label for="{id}">{label}: <output for="{id}">{value}</output>
-</label><input type="range" id="{id}" min="0" max="{last}" step="1" value="{at}"
+<div class="explore-slider"><label for="{id}">{label}:
+<output for="{id}">{value}</output></label><input type="range" id="{id}" min="0" max="{last}" step="1" value="{at}"
  aria-valuetext="{value}" data-values="{values}"></div>"""
 
 _PAGE = """<div class="explore" id="{id}" role="group" aria-label="{label}">

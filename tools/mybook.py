@@ -28,7 +28,9 @@ def main() -> int:
     for path in chapters(HOME / "book"):
         notebook = execute(path, device=str(device))
         nbformat.write(notebook, path)
-        print(f"{path.name}: {notebook.metadata['sparse_attn']['seconds']} s", flush=True)
+        print(
+            f"{path.name}: {notebook.metadata['sparse_attn']['seconds']} s", flush=True
+        )
     build = [sys.executable, "-m", "jupyter_book.cli.main", "build", str(HOME)]
     subprocess.run([*build, "-W", "-n", "--keep-going", "-q"], check=True)
     print(f"Your edition: open {HOME / '_build' / 'html' / 'index.html'} in a browser")

@@ -21,6 +21,7 @@ from nbclient import NotebookClient
 from tqdm import tqdm
 
 from sparse_attn.device import facts, pick_device
+from sparse_attn.roofline import measure_ceilings
 from sparse_attn.timing import stopwatch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,9 +61,11 @@ def execute(path: Path, device: str | None = None):
         with stopwatch() as seconds:
             client.execute(env=environment)
     normalise(notebook)
+    here = pick_device(device)
     notebook.metadata["sparse_attn"] = {
-        "device": str(facts(pick_device(device))),
+        "device": str(facts(here)),
         "fingerprint": fingerprint(notebook),
+        "matmul": float(f"{measure_ceilings(here).matmul:.3g}"),  # FLOP/s, for scale
         "seconds": round(seconds()),
         "torch": torch.__version__.split("+")[0],
     }

@@ -19,7 +19,9 @@ def name_the_edition(app, config):
         nbformat.read(path, as_version=4).metadata.get("sparse_attn", {})
         for path in sorted(Path(app.srcdir, "book").glob("[0-9][0-9]_*.ipynb"))
     ]
-    devices = sorted({f"{about['device']}, PyTorch {about['torch']}" for about in stored})
+    devices = sorted(
+        {f"{about['device']}, PyTorch {about['torch']}" for about in stored}
+    )
     config.myst_substitutions = dict(config.myst_substitutions) | {
         "edition": "; ".join(devices) or "no device yet"
     }
@@ -28,7 +30,9 @@ def name_the_edition(app, config):
 def copy_mathjax(app, error):
     """One file, glyphs included: no fonts to fetch, so math works from file:// too."""
     if error is None and app.builder.format == "html":
-        package = Path(find_spec("sphinx-mathjax-offline").submodule_search_locations[0])
+        package = Path(
+            find_spec("sphinx-mathjax-offline").submodule_search_locations[0]
+        )
         source = package / "static" / "mathjax" / "tex-svg.js"
         target = Path(app.outdir, "_static", "mathjax")
         target.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ this one, so that a notebook shows the question and not the solution.
 """
 
 import math
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -59,11 +60,11 @@ def check(exercise: str, answer: object = None) -> None:
     if exercise not in known:
         raise ValueError(f"exercise={exercise!r}: choose from {sorted(known)}")
     if answer is None:
-        print(f"Exercise {exercise}: put your answer in place of None, run again.")
-        return
-    wrong = known[exercise].review(answer)
-    verdict = f"right. {known[exercise].why}" if wrong is None else f"not yet. {wrong}"
-    print(f"Exercise {exercise}: {verdict}")
+        verdict = "put your answer in place of None, run again."
+    else:
+        wrong = known[exercise].review(answer)
+        verdict = f"not yet. {wrong}" if wrong else f"right. {known[exercise].why}"
+    print(textwrap.fill(f"Exercise {exercise}: {verdict}", 79))
 
 
 def _exercises(chapter: str) -> dict:

@@ -37,7 +37,7 @@ EXERCISES = {
         {
             cost.half_share_length(768): "That is GPT-2's width. Take 4,096.",
             cost.half_share_length(4096, causal=True): "That is the causal length, "
-            "where only half of the pairs count.",
+            "where half of the pairs count.",
             4 * 4096: "That compares with the MLP alone; the projections cost too.",
         },
         tolerance=1e-4,
@@ -53,11 +53,12 @@ EXERCISES = {
         tolerance=1e-6,
     ),
     "1.4": Function(
-        _fair, "Dividing like by like, no row of the table passes 1 at hidden width 128."
+        _fair,
+        "Dividing like by like, no row of the table passes 1 at hidden width 128.",
     ),
     "1.5": Number(
         80e9 // (2 * _K128**2),
-        "One head's scores take 34 GB: a GPU can't hold a third, at any price per token.",
+        "One head's scores take more than 34 GB; a third would not fit.",
         {
             80e9 // (4 * _K128**2): "That is fp32; fp16 takes 2 bytes per value.",
             80e9 // (2 * _K128): "One row of scores is not enough: T x T of them.",

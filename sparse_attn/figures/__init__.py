@@ -1,4 +1,4 @@
-"""One pure function per figure: numbers in, a `Plot` out, nothing computed elsewhere."""
+"""One pure function per figure: numbers in, a `Plot` out."""
 
 from sparse_attn.figures.cost import (
     block_share,

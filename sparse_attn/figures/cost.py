@@ -12,7 +12,6 @@ from sparse_attn.figures.style import (
     PINK,
     SKY,
     Plot,
-    plain,
     power_of_two_axis,
     seconds,
     size,
@@ -34,15 +33,19 @@ def block_share(T: int, C: int) -> Plot:
     ax = plot.add_subplot(title=finding)
     ax.fill_between(lengths, share, color=ORANGE, lw=0)
     ax.fill_between(lengths, share, 1, color=SKY, lw=0, alpha=0.55)
-    ax.plot([T, T], [0, 1], color=INK, lw=1)
-    ax.plot(T, at, "o", color=INK)
+    ax.plot([T, T], [0, at], color=INK, lw=1)
+    ax.plot(T, at, "o", color=INK, mec="white")
     if half <= LENGTHS[-1]:
         ax.plot([LENGTHS[0], half, half], [0.5, 0.5, 0], color=INK, lw=1, ls=":")
     inside = dict(transform=ax.transAxes, fontsize=10, fontweight="bold")
     ax.text(0.98, 0.06, "scores: q kᵀ and p v", ha="right", color="white", **inside)
     ax.text(0.02, 0.9, "projections and MLP", color=INK, **inside)
-    ax.set(xscale="log", xlim=(LENGTHS[0], LENGTHS[-1]), ylim=(0, 1),
-           ylabel="share of the block's FLOPs")
+    ax.set(
+        xscale="log",
+        xlim=(LENGTHS[0], LENGTHS[-1]),
+        ylim=(0, 1),
+        ylabel="share of the block's FLOPs",
+    )
     ax.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
     power_of_two_axis(ax.xaxis, LENGTHS[::2], "tokens T")
     return plot.describe(
@@ -58,9 +61,15 @@ def full_against_topk(T: int, K: int, D: int = 64, hidden: int = 64) -> Plot:
     lines = {
         "full attention": (BLUE, 2, _full(D)),
         f"the {K} keys alone, found for free": (
-            GREEN, 2, lambda n: 4 * D * cost.topk_pairs(n, K)),
+            GREEN,
+            2,
+            lambda n: 4 * D * cost.topk_pairs(n, K),
+        ),
         "top-K / MLP as published, selector included": (
-            ORANGE, 3.5, lambda n: cost.topk_mlp_flops(n, D, hidden, K)),
+            ORANGE,
+            3.5,
+            lambda n: cost.topk_mlp_flops(n, D, hidden, K),
+        ),
     }
     at = [flops(T) for _, _, flops in lines.values()]
     finding = (
@@ -70,12 +79,16 @@ def full_against_topk(T: int, K: int, D: int = 64, hidden: int = 64) -> Plot:
     plot = Plot(height=3.8)
     ax = plot.add_subplot(title=finding)
     for (name, (color, width, flops)), y in zip(lines.items(), at, strict=True):
-        ax.plot(lengths, [flops(n) for n in lengths], color=color, lw=width,
-                label=name)
+        ax.plot(lengths, [flops(n) for n in lengths], color=color, lw=width, label=name)
         ax.plot(T, y, "o", color=color, mec="white")
     ax.axvline(T, color=INK, lw=1, zorder=0)
-    ax.set(xscale="log", yscale="log", xlim=(LENGTHS[0], LENGTHS[-1]),
-           ylim=(1e5, 1e13), ylabel="FLOPs, one head, one sequence")
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlim=(LENGTHS[0], LENGTHS[-1]),
+        ylim=(1e5, 1e13),
+        ylabel="FLOPs, one head, one sequence",
+    )
     power_of_two_axis(ax.xaxis, LENGTHS[::2], "tokens T")
     ax.legend(loc="upper left")
     return plot.describe(
@@ -101,11 +114,23 @@ def shares(rows: dict[str, dict[str, float]]) -> Plot:
         left, total = 0.0, sum(row.values())
         for part in parts:
             share = row[part] / total
-            ax.barh(name, share, left=left, color=colors[part], height=0.62,
-                    label=part if name == next(iter(rows)) else None)
+            ax.barh(
+                name,
+                share,
+                left=left,
+                color=colors[part],
+                height=0.62,
+                label=part if name == next(iter(rows)) else None,
+            )
             if share > 0.04:
-                ax.text(left + share / 2, name, f"{share:.0%}", ha="center", va="center",
-                        color="white" if colors[part] == BLUE else INK)
+                ax.text(
+                    left + share / 2,
+                    name,
+                    f"{share:.0%}",
+                    ha="center",
+                    va="center",
+                    color="white" if colors[part] == BLUE else INK,
+                )
             left += share
         said.append(f"{name}: scores {row[parts[0]] / total:.0%}")
     ax.set(xlim=(0, 1), xticks=[])
@@ -136,8 +161,9 @@ def time_against_length(lengths, timings, flops, rate, device) -> Plot:
         spread = np.abs([[t.median - t.low, t.high - t.median] for t in taken]).T
         predicted = np.array(flops[name]) / rate
         ax.plot(lengths, predicted, color=colors[name], lw=1.2, ls="--")
-        ax.errorbar(lengths, median, spread, color=colors[name], fmt="o-", lw=1.6,
-                    label=name)
+        ax.errorbar(
+            lengths, median, spread, color=colors[name], fmt="o-", lw=1.6, label=name
+        )
         gaps[name] = median[-1] / predicted[-1]
     ax.plot([], [], color=INK, lw=1.2, ls="--", label="its FLOPs at full matmul rate")
     ax.set(xscale="log", yscale="log", ylabel="time per call")
@@ -147,16 +173,16 @@ def time_against_length(lengths, timings, flops, rate, device) -> Plot:
     said = ", ".join(f"{name} {gap:.1f}x" for name, gap in gaps.items())
     ax.set_title(f"At {lengths[-1]:,} tokens, time over FLOP time: {said}", fontsize=10)
     return plot.describe(
-        caption=f"Measured time (points) and the time its FLOPs alone would need (dashed) "
-        f"on {device}. At {lengths[-1]:,} tokens the gap is {said}.",
-        alt=f"Time against length on log axes for {' and '.join(timings)}, each with its "
+        caption="Measured time (points) and the time its FLOPs alone would need "
+        f"(dashed) on {device}. At {lengths[-1]:,} tokens the gap is {said}.",
+        alt=f"Time against length, log axes, for {' and '.join(timings)}, each with its "
         f"dashed prediction. Gap at {lengths[-1]:,} tokens: {said}.",
     )
 
 
 @styled
 def memory_against_length(lengths, measured, predicted, device) -> Plot:
-    """Peak bytes: measured name -> [bytes] as points, predicted name -> [bytes] lines."""
+    """Peak bytes, name -> [bytes]: measured as points, predicted as lines."""
     colors = dict(zip(measured, (ORANGE, BLUE, GREEN), strict=False))
     plot = Plot(height=3.8)
     ax = plot.add_subplot()
@@ -164,8 +190,13 @@ def memory_against_length(lengths, measured, predicted, device) -> Plot:
         if name in predicted:
             ax.plot(lengths, predicted[name], color=colors[name], lw=1.2, ls="--")
         ax.plot(lengths, found, "o", color=colors[name], label=name)
-        ax.annotate(size(found[-1]), (lengths[-1], found[-1]), (7, -3),
-                    textcoords="offset points", color=colors[name])
+        ax.annotate(
+            size(found[-1]),
+            (lengths[-1], found[-1]),
+            (7, -3),
+            textcoords="offset points",
+            color=colors[name],
+        )
     ax.plot([], [], color=INK, lw=1.2, ls="--", label="predicted")
     ax.set(xscale="log", yscale="log", ylabel="peak bytes added")
     ax.yaxis.set_major_formatter(size)
@@ -175,8 +206,8 @@ def memory_against_length(lengths, measured, predicted, device) -> Plot:
     said = ", ".join(f"{name} {size(found[-1])}" for name, found in measured.items())
     ax.set_title(f"At {lengths[-1]:,} tokens: {said}")
     return plot.describe(
-        caption=f"Peak memory of one call on {device}. At {lengths[-1]:,} tokens: {said}.",
-        alt=f"Peak memory against length on log axes: {said} at {lengths[-1]:,} tokens.",
+        caption=f"Peak memory of one call on {device}, {lengths[-1]:,} tokens: {said}.",
+        alt=f"Peak memory against length, log axes. At {lengths[-1]:,} tokens: {said}.",
     )
 
 
@@ -191,15 +222,25 @@ def published_table(lengths, claimed, fair) -> Plot:
     ):
         ax.plot(lengths, y, "o-", color=color, label=name)
         for T, value in zip(lengths, y, strict=True):
-            ax.annotate(f"{value:.2f}", (T, value), (0, -15 if below else 8),
-                        ha="center", color=color, textcoords="offset points", fontsize=9)
+            ax.annotate(
+                f"{value:.2f}",
+                (T, value),
+                (0, -15 if below else 8),
+                ha="center",
+                color=color,
+                textcoords="offset points",
+                fontsize=9,
+                bbox=dict(fc="white", ec="none", pad=0.5),
+            )
     ax.axhline(1, color=INK, lw=1)
     ax.text(lengths[-1], 1.08, "break-even", fontsize=9, ha="right")
     ax.set(xscale="log", yscale="log", ylabel="speedup by FLOPs", ylim=(0.05, 32))
     ax.yaxis.set_major_formatter(lambda y, _: f"{y:g}x")
     power_of_two_axis(ax.xaxis, lengths, "tokens T of each row")
     ax.legend(loc="upper left")
-    finding = f"Counted fairly, {sum(f > 1 for f in fair)} of {len(fair)} rows break even"
+    finding = (
+        f"Counted fairly, {sum(f > 1 for f in fair)} of {len(fair)} rows break even"
+    )
     ax.set_title(finding)
     return plot.describe(
         caption=f"{finding}; the published column ends at {claimed[-1]:.2f}x, the fair "

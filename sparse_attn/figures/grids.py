@@ -19,8 +19,15 @@ def weight_grid(weights: np.ndarray, words: list[str]) -> Plot:
     ax = plot.add_subplot(title=finding)
     _square(ax, weights, words, cmap=_BLUES, vmin=0, vmax=1)
     for (t, s), w in np.ndenumerate(weights):
-        ax.text(s, t, f"{w:.2f}", ha="center", va="center", fontsize=9,
-                color="white" if w > 0.6 else INK)
+        ax.text(
+            s,
+            t,
+            f"{w:.2f}",
+            ha="center",
+            va="center",
+            fontsize=9,
+            color="white" if w > 0.6 else INK,
+        )
     ax.set(xlabel="key: the word looked at", ylabel="query: the word that looks")
     rows = "; ".join(
         f"{word}: " + ", ".join(f"{w:.2f}" for w in row)
@@ -34,20 +41,26 @@ def weight_grid(weights: np.ndarray, words: list[str]) -> Plot:
 
 @styled
 def pair_grids(masks: dict[str, np.ndarray], words: list[str]) -> Plot:
-    """Which query-key pairs each pattern computes: name -> (T, T) bool, side by side."""
+    """The pairs that each pattern computes: name -> (T, T) bool, side by side."""
     plot = Plot(height=2.3, width=WIDTH)
     axes = plot.subplots(1, len(masks))
     counts = {name: int(mask.sum()) for name, mask in masks.items()}
     for ax, (name, mask) in zip(np.atleast_1d(axes), masks.items(), strict=True):
         T = len(mask)
-        _square(ax, mask, words[-T:] if T <= len(words) else None, cmap=_BLUES,
-                vmin=0, vmax=1.3)
+        _square(
+            ax,
+            mask,
+            words[-T:] if len(words) >= T else None,
+            cmap=_BLUES,
+            vmin=0,
+            vmax=1.3,
+        )
         ax.set_title(f"{name}\n{counts[name]} of {T * T}", fontsize=9, loc="center")
         ax.set(xticks=[], yticks=[])
     listing = ", ".join(f"{name} {n}" for name, n in counts.items())
     return plot.describe(
         caption=f"Pairs to compute, counted from the masks: {listing}.",
-        alt=f"{len(masks)} squares of queries by keys, computed pairs filled: {listing}.",
+        alt=f"{len(masks)} squares of queries by keys, filled pairs: {listing}.",
     )
 
 

@@ -53,7 +53,9 @@ class Plot(Figure):
     """
 
     def __init__(self, height: float = 3.6, width: float = WIDTH):
-        super().__init__(figsize=(width, height), layout="constrained", facecolor="white")
+        super().__init__(
+            figsize=(width, height), layout="constrained", facecolor="white"
+        )
         FigureCanvasAgg(self)
         self.caption = self.alt = ""
 
@@ -63,7 +65,7 @@ class Plot(Figure):
         return self
 
     def png(self, *, dpi: int = DPI, colors: int | None = None) -> bytes:
-        """PNG bytes, the same for the same figure; `colors` > 0 makes a small palette."""
+        """PNG bytes, equal for equal figures; `colors` limits the palette."""
         file = io.BytesIO()
         self.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
         if colors is None:

@@ -1,0 +1,53 @@
+"""What the browser tests share: one private build of the book, one Chromium."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from book_checks import ROOT, contexts_of
+from playwright.sync_api import Error, sync_playwright
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+).split()
+
+
+@pytest.fixture(scope="session")
+def book(tmp_path_factory) -> Path:
+    """The folder of the built HTML: a build of its own, warnings are errors."""
+    out = tmp_path_factory.mktemp("book")
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(ROOT)]
+    options = ["--path-output", str(out), "--all", "-W", "-n", "--keep-going", "-q"]
+    build = subprocess.run([*command, *options], capture_output=True, text=True)
+    if build.returncode:
+        pytest.fail(f"the book does not build:\n{build.stdout}\n{build.stderr}", False)
+    return out / "_build" / "html"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """One Chromium for a module; a test is skipped without one, but not in CI.
+
+    Not for the session: playwright keeps an event loop running while it is open, in
+    which no other test could start its own.
+    """
+    with sync_playwright() as playwright:
+        found = next(filter(None, map(shutil.which, CHROMIUM)), None)
+        try:
+            browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        except Error as error:
+            stop = pytest.fail if os.environ.get("CI") else pytest.skip
+            stop(f"no browser to test the book in, install chromium: {error.message}")
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def contexts(browser):
+    """Browser windows without a network: light, dark on a phone, and a phone."""
+    return contexts_of(browser)
