@@ -53,8 +53,9 @@ def attention_weights(
     visible = _visible(T, S, causal, mask, q)
     if visible is None:
         return scores.softmax(dim=-1)
-    weights = scores.masked_fill(~visible, -torch.inf).softmax(dim=-1)
-    return weights.masked_fill(~visible, 0.0)  # a query that sees nothing: 0, not NaN
+    lowest = torch.finfo(scores.dtype).min  # not -inf: a row of those would be NaN
+    weights = scores.masked_fill(~visible, lowest).softmax(dim=-1)
+    return weights.masked_fill(~visible, 0.0)  # a query that sees nothing gets zeros
 
 
 def causal_mask(T: int, S: int, device: torch.device | str = "cpu") -> Tensor:

@@ -159,7 +159,8 @@ def _picture(frame: dict[str, str]) -> str:
 
 _SLIDER = """
 <div class="explore-slider"><label for="{id}">{label}:
-<output for="{id}">{value}</output></label><input type="range" id="{id}" min="0" max="{last}" step="1" value="{at}"
+<output for="{id}">{value}</output></label>
+<input type="range" id="{id}" min="0" max="{last}" step="1" value="{at}"
  aria-valuetext="{value}" data-values="{values}"></div>"""
 
 _PAGE = """<div class="explore" id="{id}" role="group" aria-label="{label}">

@@ -63,7 +63,8 @@ window.checks = (() => {
 
   function math() {
     const raw = (element) => !element.querySelector("mjx-container svg");
-    const wrong = "[data-mml-node='merror'], mjx-merror, merror";
+    const unknown = "[data-mml-node='mtext'][fill='red']";  // a command it lacks
+    const wrong = `[data-mml-node='merror'], mjx-merror, ${unknown}`;
     return texLeftInText().concat(
       all(".math").filter(raw).map((element) => `not rendered: ${named(element)}`),
       all(wrong).map((element) => `math error: ${named(element)}`),
@@ -93,26 +94,34 @@ window.checks = (() => {
 
   // --- folds ---------------------------------------------------------------
 
-  const FOLDS = ".bd-article .toggle-button, .bd-article summary";
-
   function openFolds() {
     all(".bd-article .toggle-button-hidden").forEach((button) => button.click());
     all(".bd-article details:not([open]) > summary").forEach((title) => title.click());
     document.getAnimations().forEach((animation) => animation.finish());
   }
 
+  const titleOf = (handle) => handle.closest(".admonition-title, summary");
+
   // What a reader sees of a fold beside its title.
   function foldedText(handle) {
     document.getAnimations().forEach((animation) => animation.finish());
     const fold = handle.closest(".admonition, details");
-    const title = handle.closest(".admonition-title, summary");
-    return fold.innerText.replace(title.innerText, "").trim();
+    return fold.innerText.replace(titleOf(handle).innerText, "").trim();
   }
 
-  const focusIsSeen = (element) => {
-    const style = getComputedStyle(element);
-    return style.outlineStyle !== "none" || style.boxShadow !== "none";
-  };
+  // Of the ring around what has the focus; null when all of it is seen.
+  function focusProblem(element) {
+    const style = getComputedStyle(element), box = element.getBoundingClientRect();
+    if (style.outlineStyle === "none") {
+      return style.boxShadow === "none" ? "cannot be seen" : null;
+    }
+    const ring = parseFloat(style.outlineWidth) + parseFloat(style.outlineOffset);
+    let at = element.parentElement;
+    while (at !== document.body && overflow(at) === "visible") at = at.parentElement;
+    const around = at.getBoundingClientRect();
+    const left = box.left - ring - around.left, right = around.right - box.right - ring;
+    return Math.min(left, right) > -1.5 ? null : "is cut off";
+  }
 
   // --- sliders -------------------------------------------------------------
 
@@ -230,17 +239,18 @@ window.checks = (() => {
 
   // Unwrap tokens that look like one before them: axe needs each color only once.
   function thinCode() {
-    const seen = new Set();
-    for (const token of all(".highlight pre span")) {
+    const seen = new Set(), tokens = all(".highlight pre span");
+    for (const token of tokens) {
       const where = [".cell_output", ".admonition"].map((box) => !!token.closest(box));
       const look = [token.className, getComputedStyle(token).color, ...where].join();
       if (seen.has(look) && !token.children.length) token.replaceWith(token.textContent);
       seen.add(look);
     }
+    return tokens.length - seen.size;
   }
 
   return {
-    tooWide, math, figures, FOLDS, openFolds, foldedText, focusIsSeen,
+    tooWide, math, figures, openFolds, titleOf, foldedText, focusProblem,
     disagreements, disagreementsInFile, frames, labelOf, thinCode,
   };
 })();

@@ -7,14 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from book_checks import ROOT, contexts_of
+from book_checks import ROOT, contexts_of, visit
 from playwright.sync_api import Error, sync_playwright
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-).split()
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +56,17 @@ def browser():
 def contexts(browser):
     """Browser windows without a network: light, dark on a phone, and a phone."""
     return contexts_of(browser)
+
+
+@pytest.fixture
+def opened(contexts):
+    """Opens pages to be altered, closes them after the test."""
+    seen = []
+
+    def open_page(view, path):
+        seen.append(visit(contexts[view], path))
+        return seen[-1]
+
+    yield open_page
+    for one in seen:
+        one.page.close()

@@ -1,7 +1,8 @@
 """The specification itself: attention against loops, against PyTorch, and its laws."""
 
-import math
+import itertools
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ KINDS = ("plain", "causal", "mask", "mask and causal")
 steady = settings(deadline=None, derandomize=True, max_examples=40)
 
 
-def draw(T, S, *, B=1, H=4, Hkv=4, D=16, dtype=torch.float64, seed=0):
+def draw(T, S, *, B=1, H=2, Hkv=2, D=16, dtype=torch.float64, seed=0):
     torch.manual_seed(seed)
     q = torch.randn(B, H, T, D, dtype=torch.float64)
     k, v = (torch.randn(B, Hkv, S, D, dtype=torch.float64) for _ in range(2))
@@ -28,52 +29,47 @@ def options(kind, T, S):
     """Keyword arguments, and the same rule as (t, s) -> bool, said without tensors."""
     seen = torch.rand(T, S) < 0.7
     causal, masked = "causal" in kind, "mask" in kind
-    given = dict(causal=causal, mask=seen if masked else None)
     table = seen.tolist()
-    return given, lambda t, s: (
-        (not causal or s <= t + S - T) and (not masked or table[t][s])
-    )
+
+    def sees(t, s):
+        return (not causal or s <= t + S - T) and (not masked or table[t][s])
+
+    return dict(causal=causal, mask=seen if masked else None), sees
 
 
 def by_loops(q, k, v, sees, scale=None):
-    """softmax(q kᵀ · scale) v in float64, query by query, over its visible keys."""
-    q, k, v = q.double(), k.double(), v.double()
-    B, H, T, D = q.shape
-    group = H // k.shape[1]
-    out = torch.zeros(B, H, T, D, dtype=torch.float64)
-    for b in range(B):
-        for h in range(H):
-            for t in range(T):
-                keys = [s for s in range(k.shape[2]) if sees(t, s)]
-                if not keys:
-                    continue
-                scores = k[b, h // group, keys] @ q[b, h, t] * (scale or D**-0.5)
-                e = (scores - scores.max()).exp()
-                out[b, h, t] = (e / e.sum()) @ v[b, h // group, keys]
-    return out
+    """softmax(q kᵀ · scale) v in float64, query by query, and what rounding may add.
 
-
-def budget(q, k, v, scale=None):
-    """What rounding may do to the output, at worst, by the standard error model.
-
-    Every stored number is off by a factor 1 ± u, every step of a sum by 1 ± a; halves
-    are summed in float32. The scores' absolute error e moves weights by e^±2e.
+    The standard error model: storing a number multiplies it by at most e^u, each step
+    of a sum by e^a (halves are summed in float32). Scores then err by at most `shift`,
+    and weight s by at most a factor exp(shift_s) · Σ w exp(shift).
     """
-    D, S, dtype = q.shape[-1], k.shape[-2], q.dtype
-    u = torch.finfo(dtype).eps / 2
-    a = min(u, torch.finfo(torch.float32).eps / 2)
-    groups = q.shape[1] // k.shape[1]
-    k, v = (x.double().abs().repeat_interleave(groups, 1) for x in (k, v))
-    largest = (q.double().abs() @ k.mT).max().item() * (scale or D**-0.5)
-    e = ((1 + u) ** 2 * (1 + a) ** (D + 2) - 1) * largest
-    weights = math.exp(2 * e + 2 * a * largest) * (1 + a) ** (S + 4) * (1 + u)
-    rounding = weights * (1 + a) ** S * (1 + u) - 1
-    underflow = S * torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
-    return (rounding + underflow) * v.max().item()
+    own = torch.finfo(torch.float64).eps / 2  # these loops round too
+    u = torch.finfo(q.dtype).eps / 2 + own
+    a = min(u, torch.finfo(torch.float32).eps / 2 + own)
+    smallest = torch.finfo(q.dtype).smallest_normal * u
+    q, k, v = (x.double().numpy() for x in (q, k, v))
+    (B, H, T, D), S = q.shape, k.shape[2]
+    group, scale = H // k.shape[1], D**-0.5 if scale is None else scale
+    out, budget = np.zeros((2, B, H, T, D))
+    for t in range(T):
+        keys = [s for s in range(S) if sees(t, s)]
+        for b, h in itertools.product(range(B), range(H)) if keys else ():
+            x, mine, values = q[b, h, t], k[b, h // group, keys], v[b, h // group, keys]
+            scores = scale * (mine @ x)
+            w = np.exp(scores - scores.max())
+            w /= w.sum()
+            out[b, h, t] = w @ values
+
+            products = abs(scale) * (abs(mine) @ abs(x))
+            shift = np.expm1(2 * u + (D + 2) * a) * products + 2 * a * products.max()
+            grown = shift + np.log1p(w @ np.expm1(shift)) + (2 * S + 4) * a + 2 * u
+            budget[b, h, t] = (w * np.expm1(grown) + smallest) @ abs(values)
+    return torch.from_numpy(out), torch.from_numpy(budget)
 
 
-def worst(out, exact):
-    return (out.double() - exact).abs().max().item()
+def off(out, expected):
+    return (out.double() - expected).abs()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -84,7 +80,8 @@ def test_attention_is_the_loop_over_queries_within_its_rounding(dtype, T, kind):
     given, sees = options(kind, T, T)
     out = attention(q, k, v, **given)
     assert out.dtype == dtype
-    assert worst(out, by_loops(q, k, v, sees)) <= budget(q, k, v)
+    exact, budget = by_loops(q, k, v, sees)
+    assert (off(out, exact) <= budget).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,7 +90,8 @@ def test_queries_and_keys_may_differ_in_number(T, S, kind):
     q, k, v = draw(T, S, B=2)
     given, sees = options(kind, T, S)
     out = attention(q, k, v, **given)
-    assert worst(out, by_loops(q, k, v, sees)) <= budget(q, k, v)
+    exact, budget = by_loops(q, k, v, sees)
+    assert (off(out, exact) <= budget).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,33 +100,36 @@ def test_consecutive_query_heads_share_a_key_value_head(Hkv, kind):
     q, k, v = draw(13, 17, B=2, H=6, Hkv=Hkv)
     given, sees = options(kind, 13, 17)
     out = attention(q, k, v, **given)
-    assert worst(out, by_loops(q, k, v, sees)) <= budget(q, k, v)
+    exact, budget = by_loops(q, k, v, sees)
+    assert (off(out, exact) <= budget).all()
 
 
 @pytest.mark.parametrize("scale", [0.01, 1.0, 3.0])
 def test_scale_replaces_one_over_root_d(scale):
     q, k, v = draw(9, 9)
     out = attention(q, k, v, scale=scale)
-    exact = by_loops(q, k, v, lambda t, s: True, scale)
-    assert worst(out, exact) <= budget(q, k, v, scale)
+    exact, budget = by_loops(q, k, v, lambda t, s: True, scale)
+    assert (off(out, exact) <= budget).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("T", RAGGED)
 def test_attention_agrees_with_pytorch_in_float64(T, kind):
-    q, k, v = draw(T, T, B=2)
+    q, k, v = draw(T, T)
     given, sees = options(kind, T, T)
     grid = torch.tensor([[sees(t, s) for s in range(T)] for t in range(T)])
-    grid |= torch.eye(T, dtype=torch.bool)  # PyTorch gives NaN where nothing is seen
     theirs = F.scaled_dot_product_attention(q, k, v, attn_mask=grid)
-    assert worst(attention(q, k, v, mask=grid), theirs) <= 2 * budget(q, k, v)
+    _, budget = by_loops(q, k, v, sees)
+    assert (off(attention(q, k, v, **given), theirs) <= budget).all()
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 7, 9), (7, 9), (2, 1, 1, 9), (2, 4, 7, 9), (9,)])
+@pytest.mark.parametrize(
+    "shape", [(9,), (7, 9), (1, 1, 7, 1), (2, 1, 1, 9), (2, 2, 7, 9)]
+)
 def test_a_mask_is_broadcast_over_batch_and_heads(shape):
     q, k, v = draw(7, 9, B=2)
     mask = torch.rand(shape) < 0.6
-    whole = mask.broadcast_to(2, 4, 7, 9).clone()
+    whole = mask.broadcast_to(2, 2, 7, 9).clone()
     assert attention(q, k, v, mask=mask).equal(attention(q, k, v, mask=whole))
 
 
@@ -157,6 +158,12 @@ def test_a_query_that_sees_no_key_sends_no_nan_into_the_gradient(dtype):
     assert all(x.grad.isfinite().all() for x in (q, k, v))
 
 
+def test_not_even_anomaly_detection_finds_a_nan_on_the_way_back():
+    q, k, v = (x.requires_grad_() for x in draw(6, 4))
+    with torch.autograd.set_detect_anomaly(True):
+        attention(q, k, v, causal=True).sum().backward()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_row_of_weights_sums_to_one_or_to_zero(dtype, kind):
@@ -166,7 +173,7 @@ def test_every_row_of_weights_sums_to_one_or_to_zero(dtype, kind):
     weights = attention_weights(q, k, v, **given)
     sums = torch.tensor([float(any(sees(t, s) for s in range(S))) for t in range(T)])
     # Each of S weights is stored with a relative error of eps, and they sum to 1.
-    assert worst(weights.double().sum(-1), sums) <= S * torch.finfo(dtype).eps
+    assert (off(weights.double().sum(-1), sums) <= S * torch.finfo(dtype).eps).all()
 
 
 def test_weights_are_zero_exactly_where_nothing_may_be_seen():
@@ -222,7 +229,8 @@ def test_permuting_keys_and_values_together_changes_nothing(T, S, seed):
     q, k, v = draw(T, S, seed=seed)
     order = torch.randperm(S)
     shuffled = attention(q, k[:, :, order], v[:, :, order])
-    assert worst(shuffled, attention(q, k, v)) <= 2 * budget(q, k, v)
+    _, budget = by_loops(q, k, v, lambda t, s: True)
+    assert (off(shuffled, attention(q, k, v)) <= budget).all()
 
 
 @steady
@@ -240,6 +248,6 @@ def test_changing_the_future_does_not_change_the_past(T, data, seed):
 @given(T=sizes, S=sizes, seed=seeds)
 def test_an_output_lies_between_the_least_and_the_greatest_value(T, S, seed):
     q, k, v = draw(T, S, seed=seed)
-    out, slack = attention(q, k, v), budget(q, k, v)
-    assert (out >= v.amin(2, keepdim=True) - slack).all()
-    assert (out <= v.amax(2, keepdim=True) + slack).all()
+    out, (_, budget) = attention(q, k, v), by_loops(q, k, v, lambda t, s: True)
+    assert (out >= v.amin(2, keepdim=True) - budget).all()
+    assert (out <= v.amax(2, keepdim=True) + budget).all()

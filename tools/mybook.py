@@ -8,6 +8,7 @@ Works on a copy under _build/mybook; the stored notebooks stay as they are.
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 from notebooks import ROOT, chapters, execute
@@ -31,8 +32,9 @@ def main() -> int:
         print(
             f"{path.name}: {notebook.metadata['sparse_attn']['seconds']} s", flush=True
         )
-    build = [sys.executable, "-m", "jupyter_book.cli.main", "build", str(HOME)]
-    subprocess.run([*build, "-W", "-n", "--keep-going", "-q"], check=True)
+    builder = Path(sys.executable).with_name("jupyter-book")
+    build = [builder, "build", HOME, "-W", "-n", "--keep-going", "-q"]
+    subprocess.run(build, check=True)
     print(f"Your edition: open {HOME / '_build' / 'html' / 'index.html'} in a browser")
     return 0
 

@@ -175,7 +175,7 @@ def time_against_length(lengths, timings, flops, rate, device) -> Plot:
     return plot.describe(
         caption="Measured time (points) and the time its FLOPs alone would need "
         f"(dashed) on {device}. At {lengths[-1]:,} tokens the gap is {said}.",
-        alt=f"Time against length, log axes, for {' and '.join(timings)}, each with its "
+        alt=f"Time against length, log axes: {' and '.join(timings)}, each with its "
         f"dashed prediction. Gap at {lengths[-1]:,} tokens: {said}.",
     )
 

@@ -1,0 +1,149 @@
+"""The checks of the exercises: each answer gets the verdict and the reason it needs."""
+
+import re
+from importlib import import_module
+from pkgutil import iter_modules
+
+import pytest
+
+from sparse_attn import cost
+from sparse_attn import exercises as package
+from sparse_attn.exercises import Function, Number, check
+
+CHAPTERS = {
+    int(module.name[-2:]): import_module(f"{package.__name__}.{module.name}").EXERCISES
+    for module in iter_modules(package.__path__)
+}
+ALL = {name: e for exercises in CHAPTERS.values() for name, e in exercises.items()}
+NUMBERS = {name: e for name, e in ALL.items() if isinstance(e, Number)}
+FUNCTIONS = {name: e for name, e in ALL.items() if isinstance(e, Function)}
+MISTAKES = [(name, wrong) for name, e in NUMBERS.items() for wrong in e.mistakes]
+
+
+@pytest.fixture
+def says(capsys):
+    """What `check` prints about an answer, after "Exercise 1.2: ", on one line."""
+
+    def ask(name, answer):
+        assert check(name, answer) is None
+        printed = capsys.readouterr().out
+        assert max(map(len, printed.split("\n"))) <= 79
+        opening, said = unwrapped(printed).split(": ", 1)
+        assert opening == f"Exercise {name}"
+        return said
+
+    return ask
+
+
+def unwrapped(text):
+    """Text on one line; a line may also have been broken after a hyphen."""
+    return re.sub(r"(?<=\w-) (?=\w)", "", " ".join(text.split()))
+
+
+def one_head(T, H):
+    return cost.scores(T, 64, 1).flops / cost.topk_mlp_flops(T, 64, 128, 8)
+
+
+def all_heads(T, H):
+    return H * one_head(T, H)
+
+
+@pytest.mark.parametrize("chapter, exercises", CHAPTERS.items())
+def test_exercises_are_numbered_within_their_chapter(chapter, exercises):
+    assert list(exercises) == [f"{chapter}.{n + 1}" for n in range(len(exercises))]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_the_right_number_is_right_and_explained(says, name):
+    assert says(name, NUMBERS[name].answer) == f"right. {NUMBERS[name].why}"
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("part", [-0.9, 0.9])
+def test_a_number_within_the_tolerance_is_right(says, name, part):
+    rounded = NUMBERS[name].answer * (1 + part * NUMBERS[name].tolerance)
+    assert says(name, rounded).startswith("right. ")
+
+
+@pytest.mark.parametrize("name, wrong", MISTAKES)
+def test_each_known_mistake_gets_its_own_reason(says, name, wrong):
+    assert says(name, wrong) == f"not yet. {NUMBERS[name].mistakes[wrong]}"
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_known_mistake_is_right(says, name):
+    for wrong in NUMBERS[name].mistakes:
+        assert not says(name, wrong).startswith("right")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_an_unknown_mistake_is_told_its_direction(says, name):
+    assert says(name, 1e9 * NUMBERS[name].answer) == "not yet. That is too large."
+    assert says(name, -NUMBERS[name].answer) == "not yet. That is too small."
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_answer_yet_is_no_mistake(says, name):
+    assert says(name, None) == "put your answer in place of None, run again."
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("answer", ["0.5", [0.5], {}, one_head, 1j], ids=repr)
+def test_what_is_no_number_is_told_so(says, name, answer):
+    assert says(name, answer) == f"not yet. {answer!r} is not a number."
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_not_a_number_is_not_called_small_or_large(says, name):
+    said = says(name, float("nan"))
+    assert said.startswith("not yet. ")
+    assert "small" not in said and "large" not in said
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_whole_number_past_every_float_is_too_large(says, name):
+    assert says(name, 10**400) == "not yet. That is too large."
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("answer", ["speedup", 3.0], ids=repr)
+def test_what_is_no_function_is_told_so(says, name, answer):
+    assert says(name, answer) == f"not yet. {answer!r} is not a function."
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_crashing_function_is_reported_not_raised(says, name):
+    def crash(*_):
+        raise KeyError("mine")
+
+    assert says(name, crash) == "not yet. Your function raised KeyError: 'mine'"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_function_of_other_arguments_is_reported_not_raised(says, name):
+    assert says(name, lambda: 1.0).startswith("not yet. Your function raised TypeError")
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+@pytest.mark.parametrize("returned", [None, "fast", float("nan"), 0.0], ids=repr)
+def test_a_function_that_returns_no_answer_is_wrong(says, name, returned):
+    assert says(name, lambda *_: returned).startswith("not yet. ")
+
+
+def test_dividing_one_head_by_one_head_is_right(says):
+    assert says("1.4", one_head) == f"right. {ALL['1.4'].why}"
+
+
+def test_dividing_all_heads_by_one_is_recognized(says):
+    assert "it still divides 2 heads by one" in says("1.4", all_heads)
+
+
+def test_another_ratio_is_told_the_one_that_is_needed(says):
+    said = says("1.4", lambda T, H: one_head(T, H) / 2)
+    assert f"{one_head(64, 2) / 2:.4g}" in said and f"{one_head(64, 2):.4g}" in said
+
+
+@pytest.mark.parametrize("name", ["1.99", "99.1", "one", "", "-1.1", "1"])
+def test_an_unknown_exercise_raises(name):
+    with pytest.raises(ValueError, match="exercise"):
+        check(name, 1)
