@@ -32,7 +32,7 @@ def report() -> None:
     import torch
 
     from sparse_attn import device, roofline
-    from sparse_attn.figures.style import size
+    from sparse_attn.units import size
 
     here = device.pick_device()
     print(f"Device    {device.facts(here)}")

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from sparse_attn.checks import check_finite, check_qkv
+from sparse_attn.checks import check_counts, check_finite, check_qkv
 
 
 def attention(
@@ -60,6 +60,7 @@ def attention_weights(
 
 def causal_mask(T: int, S: int, device: torch.device | str = "cpu") -> Tensor:
     """(T, S) bool: True where query t may see key s, that is s <= t + S - T."""
+    check_counts(T=T, S=S)
     return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T)
 
 

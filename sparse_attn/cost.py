@@ -4,7 +4,8 @@ Conventions, everywhere: one multiply-add is 2 FLOPs, and only matrix products a
 counted; softmax, GELU, norms and additions are not. Bytes *moved* are those of the
 plain, unfused program: every operation reads its inputs and writes its output once.
 Bytes *held* are the weights plus every tensor written, none freed. Biases are left
-out. `counting` counts the same three numbers in real calls, and tests demand equality.
+out, and so are the two statistics per token that a norm keeps for training.
+`counting` counts the same three numbers in real calls, and tests demand equality.
 
 Symbols: B sequences, T tokens, C model width, H heads, D head width, L layers,
 V vocabulary, K keys kept per query.
@@ -51,6 +52,8 @@ def scores(T, C, H, *, B=1, causal=False, bytes_per_value=4) -> Cost:
     but none of these bytes, since the plain program still forms the whole square.
     """
     check_counts(T=T, C=C, H=H, B=B, bytes_per_value=bytes_per_value)
+    if C % H:
+        raise ValueError(f"H={H} heads do not divide the width C={C}")
     vectors, square = B * T * C, B * H * T * T
     return Cost(
         flops=4 * B * C * pairs(T, causal=causal),

@@ -52,7 +52,8 @@ def _fused_attention() -> dict:
         if hasattr(aten, name + "_backward"):
             operator = getattr(aten, name + "_backward")
             backward[operator] = _counts_products(operator, 5)
-    return forward | backward
+    vectors = {aten.mv: _counts_vector(0), aten.dot: _counts_vector(0)}
+    return forward | backward | vectors | {aten.addmv: _counts_vector(1)}
 
 
 def _counts_products(operator, products: int):
@@ -67,6 +68,16 @@ def _counts_products(operator, products: int):
         return 2 * products * B * H * D * seen
 
     count._get_raw = True  # hand over tensors, not shapes: flop_counter's convention
+    return count
+
+
+def _counts_vector(matrix: int):
+    """Matrix-vector and inner products: one multiply-add per entry of the matrix."""
+
+    def count(*args, out_val=None, **kwargs):
+        return 2 * args[matrix].numel()
+
+    count._get_raw = True
     return count
 
 
@@ -102,21 +113,36 @@ class _TrafficMode(TorchDispatchMode):
         self.by_operator = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
         name = func._schema.name.split("::")[-1]
-        if "empty" in name:  # reserves memory, touches none of it
+        # Reserving memory touches none of it; a new shape for old bytes neither.
+        if "empty" in name or torch.Tag.inplace_view in func.tags:
             return out
-        given = {_place(x): x for x in _tensors((args, kwargs))}
-        places = {place[0] for place in given}
-        made = _tensors(out)
+        changed, fresh = _changed(func, name, args, kwargs)
+        given = [x for x in _tensors((args, kwargs)) if id(x) not in fresh]
+        made = changed
         if not func._schema.is_mutable:
-            made = [x for x in made if _place(x)[0] not in places]
-            if not made:  # a view: the same storage under another shape
+            places = {_place(x)[0] for x in given}
+            made = [x for x in _tensors(out) if _place(x)[0] not in places]
+            if not made:  # a view
                 return out
-        read, written = _bytes(given.values()), _bytes(made)
+        read, written = _bytes(given), _bytes(made)
         self.read, self.written = self.read + read, self.written + written
         self.by_operator[name] += read + written
         return out
+
+
+def _changed(func, name, args, kwargs) -> tuple[list[torch.Tensor], set[int]]:
+    """The tensors an operation changes, and the ids of those it never reads before."""
+    changed, fresh = [], set()
+    for i, argument in enumerate(func._schema.arguments):
+        value = args[i] if i < len(args) else kwargs.get(argument.name)
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            changed += _tensors(value)
+            if argument.is_out or name in ("copy_", "zero_", "fill_"):
+                fresh |= {id(x) for x in _tensors(value)}
+    return changed, fresh
 
 
 def _tensors(tree) -> list[torch.Tensor]:
@@ -124,9 +150,11 @@ def _tensors(tree) -> list[torch.Tensor]:
 
 
 def _place(x: torch.Tensor) -> tuple:
-    """Where a tensor lies: storage, offset and shape."""
-    return x.untyped_storage().data_ptr(), x.storage_offset(), tuple(x.shape)
+    """Where a tensor lies: storage, offset, shape and strides."""
+    storage = x.untyped_storage()._cdata
+    return storage, x.storage_offset(), tuple(x.shape), tuple(x.stride())
 
 
 def _bytes(tensors) -> int:
-    return sum(x.numel() * x.element_size() for x in tensors)
+    distinct = {_place(x): x for x in tensors}.values()
+    return sum(x.numel() * x.element_size() for x in distinct)

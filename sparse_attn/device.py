@@ -34,20 +34,33 @@ def pick_device(wanted: str | None = None) -> torch.device:
 
     Raises ValueError, listing what is available, for a backend that is not here.
     """
-    wanted = wanted or os.environ.get("SPARSE_ATTN_DEVICE") or None
+    wanted = wanted or os.environ.get("SPARSE_ATTN_DEVICE") or ""
     available = available_devices()
-    if wanted is None:
+    if not wanted:
         return torch.device(available[0])
-    if wanted.split(":")[0] not in available:
-        raise ValueError(
-            f"device {wanted!r} is not available here: choose from {available} "
-            "(argument, or environment variable SPARSE_ATTN_DEVICE)"
-        )
-    return torch.device(wanted)
+    try:
+        if wanted.split(":")[0] in available:
+            return torch.device(wanted)
+    except RuntimeError:  # an index that is none, as in "cuda:x"
+        pass
+    raise ValueError(
+        f"device {wanted!r} is not available here: choose from {available} "
+        "(argument, or environment variable SPARSE_ATTN_DEVICE)"
+    )
+
+
+def as_device(device: torch.device | str | None) -> torch.device:
+    """`device` as it is, or the one picked for None or a name; no other backends."""
+    if not isinstance(device, torch.device):
+        return pick_device(device)
+    if device.type not in ORDER:
+        raise ValueError(f"device is {device}: one of {ORDER} is needed")
+    return device
 
 
 def synchronize(device: torch.device):
     """Wait until the work queued on `device` is done; on a CPU nothing is queued."""
+    device = as_device(device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -69,7 +82,7 @@ class Facts:
 
 def facts(device: torch.device | None = None) -> Facts:
     """Name, parallel units and memory of `device` (default: the one picked)."""
-    device = device or pick_device()
+    device = as_device(device)
     if device.type == "cuda":
         p = torch.cuda.get_device_properties(device)
         return Facts("cuda", p.name, f"{p.multi_processor_count} SMs", p.total_memory)
@@ -115,7 +128,7 @@ def peak_memory(device: torch.device | None = None):
     Counts from what was in use at entry. Each backend answers a slightly different
     question, so `meaning` belongs beside every number that is shown.
     """
-    device = device or pick_device()
+    device = as_device(device)
     probe = {"cuda": _peak_cuda, "mps": _peak_mps, "cpu": _peak_cpu}[device.type]
     with probe(device) as peak:
         yield peak

@@ -9,12 +9,13 @@ import html
 import itertools
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import ipywidgets as widgets
 
 from sparse_attn.device import facts
-from sparse_attn.figures.style import Plot, plain
+from sparse_attn.figures.style import Plot
+from sparse_attn.units import plain
 
 MAX_FRAMES = 48
 MAX_BYTES = 500_000  # of all frames of one explorer together, before base64
@@ -38,6 +39,8 @@ def explore(
     if not choices:
         raise ValueError("no choices: give at least one, such as T=[128, 256]")
     for name, values in choices.items():
+        if not isinstance(values, Sequence) or isinstance(values, str):
+            raise ValueError(f"{name}={values!r}: a list of values is needed")
         if not values:
             raise ValueError(f"{name}=[]: a slider needs at least one value")
     frames = math.prod(len(values) for values in choices.values())
@@ -134,13 +137,14 @@ class Explorer:
             label=html.escape(self.labels[choice]),
             last=len(shown) - 1,
             at=at,
-            value=shown[at],
+            value=html.escape(shown[at]),
             values=html.escape(json.dumps(shown)),
         )
 
 
 def _show(value) -> str:
-    return plain(value) if isinstance(value, int | float) else str(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain(value) if number else str(value)
 
 
 def _frame(plot: Plot) -> dict[str, str]:
@@ -158,13 +162,14 @@ def _picture(frame: dict[str, str]) -> str:
 
 
 _SLIDER = """
-<div class="explore-slider"><label for="{id}">{label}:
-<output for="{id}">{value}</output></label>
+<div class="explore-slider"><label for="{id}">{label}:</label>
+<output for="{id}">{value}</output>
 <input type="range" id="{id}" min="0" max="{last}" step="1" value="{at}"
  aria-valuetext="{value}" data-values="{values}"></div>"""
 
 _PAGE = """<div class="explore" id="{id}" role="group" aria-label="{label}">
-<style>.explore-sliders{{display:flex;flex-wrap:wrap;gap:.5rem 2rem}}
+<style>.explore-sliders{{display:flex;flex-wrap:wrap;gap:.5rem 2rem;
+padding:.3rem .5rem}}
 .explore-slider{{flex:1 1 14rem;max-width:22rem}}.explore-slider input{{width:100%}}
 .explore-caption,.explore-device{{font-size:.9em;margin:.3rem 0}}</style>
 <div class="explore-sliders">{sliders}</div>
@@ -190,5 +195,6 @@ _SCRIPT = """(function (id) {
     caption.textContent = frames[at].caption;
   }
   inputs.forEach((input) => input.addEventListener("input", show));
-  show();  // a browser may restore old positions on reload
+  show();
+  addEventListener("pageshow", show);  // a browser restores positions after this
 })"""

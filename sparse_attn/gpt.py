@@ -1,51 +1,152 @@
-"""One small GPT, made of parts. So far: the block of GPT-2."""
+"""One small GPT whose parts are switches: with the defaults it is GPT-2.
 
-from collections.abc import Callable
+Knows how parts are put together; the parts are in `layers`, their price in `cost`.
+"""
 
-import torch.nn.functional as F
+import dataclasses
+import math
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
 
-from sparse_attn.attention import attention
-from sparse_attn.checks import check_counts
+from sparse_attn.checks import check_count, check_counts
+from sparse_attn.layers import GELU, GroupedQueryAttention, RMSNorm, SwiGLU
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """What a GPT is made of. The defaults are GPT-2 small: 124,439,808 parameters.
+
+    kv_heads: None means as many as heads. window: keys a query sees, itself included,
+    None for all; sinks: first keys that stay visible. attend: "fused" or "formula".
+    hidden: width of the MLP, None for 4 x width. Source: Radford et al. 2019.
+    """
+
+    layers: int = 12
+    heads: int = 12
+    width: int = 768
+    vocab: int = 50_257
+    context: int = 1024
+    kv_heads: int | None = None
+    window: int | None = None
+    sinks: int = 0
+    attend: str = "fused"
+    norm: str = "layer"
+    positions: str = "learned"
+    mlp: str = "gelu"
+    hidden: int | None = None
+    dropout: float = 0.0
+    bias: bool = True
+    tied: bool = True
+
+    def __post_init__(self):
+        check_counts(layers=self.layers, heads=self.heads, width=self.width)
+        check_counts(vocab=self.vocab, context=self.context)
+        check_count("sinks", self.sinks, least=0)
+        for name, known in (("norm", NORMS), ("mlp", MLPS), ("positions", POSITIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r}: choose from {list(known)}"
+                )
+
+    @classmethod
+    def gpt2(cls, **changes) -> "GPTConfig":
+        """GPT-2 small, with `changes`."""
+        return cls(**changes)
+
+    def but(self, **changes) -> "GPTConfig":
+        """The same with `changes`: config.but(kv_heads=4)."""
+        return dataclasses.replace(self, **changes)
+
+
+NORMS = {"layer": nn.LayerNorm, "rms": RMSNorm}
+MLPS = {"gelu": GELU, "swiglu": SwiGLU}
+POSITIONS = ("learned", "rotary")
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: x + attention(norm x), then x + MLP(norm x).
+    """Pre-norm transformer block: x + attention(norm x), then x + MLP(norm x)."""
 
-    C: width; H: heads, a divisor of C; attend: any f(q, k, v, *, causal) on
-    (B, H, T, D). Input and output (B, T, C). Source: Radford et al. 2019.
+    def __init__(self, config: GPTConfig):
+        super().__init__()
+        norm, hidden = NORMS[config.norm], config.hidden
+        hidden = 4 * config.width if hidden is None else hidden
+        self.norm_1 = norm(config.width)
+        self.attention = GroupedQueryAttention(
+            config.width,
+            config.heads,
+            config.kv_heads,
+            window=config.window,
+            sinks=config.sinks,
+            rotary=config.positions == "rotary",
+            bias=config.bias,
+            dropout=config.dropout,
+            attend=config.attend,
+        )
+        self.norm_2 = norm(config.width)
+        self.mlp = MLPS[config.mlp](config.width, hidden, bias=config.bias)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, cache=None) -> Tensor:
+        x = x + self.attention(self.norm_1(x), cache)
+        return x + self.dropout(self.mlp(self.norm_2(x)))
+
+
+class GPT(nn.Module):
+    """Tokens (B, T) in, logits (B, T, V) out; causal.
+
+    Raises ValueError for more tokens than learned positions know.
     """
 
-    def __init__(self, C: int, H: int, attend: Callable[..., Tensor] = attention):
+    def __init__(self, config: GPTConfig):
         super().__init__()
-        check_counts(C=C, H=H)
-        if C % H:
-            raise ValueError(f"C={C} is not a multiple of H={H} heads")
-        self.H, self.attend = H, attend
-        self.norm_1, self.norm_2 = nn.LayerNorm(C), nn.LayerNorm(C)
-        self.qkv, self.out = nn.Linear(C, 3 * C), nn.Linear(C, C)
-        self.up, self.down = nn.Linear(C, 4 * C), nn.Linear(4 * C, C)
+        self.config = config
+        self.tokens = nn.Embedding(config.vocab, config.width)
+        self.positions = None
+        if config.positions == "learned":
+            self.positions = nn.Embedding(config.context, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = NORMS[config.norm](config.width)
+        self.head = nn.Linear(config.width, config.vocab, bias=False)
+        if config.tied:
+            self.head.weight = self.tokens.weight
+        self._initialize()
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.project_out(self.scores(*self.project_in(self.norm_1(x))))
-        return x + self.mlp(self.norm_2(x))
+    def forward(self, tokens: Tensor, cache=None) -> Tensor:
+        x = self.embed(tokens, 0 if cache is None else cache.seen)
+        for i, block in enumerate(self.blocks):
+            x = block(x, None if cache is None else cache.layers[i])
+        return self.head(self.norm(x))
 
-    def project_in(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, C) -> q, k, v, each (B, H, T, D) with D = C / H."""
-        qkv = self.qkv(x).unflatten(-1, (3, self.H, -1))  # (B, T, 3, H, D)
-        return qkv.permute(2, 0, 3, 1, 4).unbind()  # 3 x (B, H, T, D)
+    def embed(self, tokens: Tensor, start: int = 0) -> Tensor:
+        """(B, T) -> (B, T, C): a vector per token, plus one for its position."""
+        if tokens.ndim != 2 or 0 in tokens.shape:
+            got = tuple(tokens.shape)
+            raise ValueError(f"tokens has shape {got}: (B, T) is needed")
+        x = self.tokens(tokens)
+        if self.positions is not None:
+            end = start + tokens.shape[1]
+            if end > self.config.context:
+                raise ValueError(
+                    f"{end} tokens exceed the context of {self.config.context}"
+                )
+            x = x + self.positions(torch.arange(start, end, device=tokens.device))
+        return self.dropout(x)
 
-    def scores(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """softmax(q kᵀ) v, causal: (B, H, T, D)."""
-        return self.attend(q, k, v, causal=True)
+    def _initialize(self):
+        """GPT-2's: normal weights of 0.02, less where they add to the residual."""
+        for name, weight in self.named_parameters():
+            if weight.ndim < 2:
+                continue
+            residual = name.endswith(("out.weight", "down.weight"))
+            spread = 0.02 / math.sqrt(2 * self.config.layers) if residual else 0.02
+            nn.init.normal_(weight, std=spread)
+        for name, bias in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(bias)
 
-    def project_out(self, y: Tensor) -> Tensor:
-        return self.out(y.transpose(1, 2).flatten(-2))  # (B, H, T, D) -> (B, T, C)
-
-    def mlp(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
-
-
-def fused_attention(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
-    """PyTorch's fused attention under this book's signature, for T = S."""
-    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+    def parameter_count(self) -> int:
+        """Parameters, a tied head counted once."""
+        return sum(weight.numel() for weight in self.parameters())

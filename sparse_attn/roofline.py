@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import torch
 
-from sparse_attn.device import pick_device
+from sparse_attn.device import as_device
 from sparse_attn.timing import measure
 
 COPY_BYTES = 2**28  # 256 MiB: past every cache of today's devices
@@ -39,7 +39,7 @@ def measure_ceilings(
 
     `measure_ceilings.cache_clear()` forgets them, so that the next call measures.
     """
-    device = device or pick_device()
+    device = as_device(device)
     x = torch.ones(COPY_BYTES // 4, dtype=torch.float32, device=device)
     y = torch.empty_like(x)
     copy = 2 * COPY_BYTES / measure(lambda: y.copy_(x), device=device).median

@@ -14,7 +14,8 @@ import torch
 from scipy import stats
 
 from sparse_attn.checks import check_count
-from sparse_attn.device import pick_device, synchronize
+from sparse_attn.device import as_device, synchronize
+from sparse_attn.units import SECONDS, three
 
 SAMPLES = 20  # stop after this many samples ...
 BUDGET = 1.0  # ... or this many seconds, whichever is first ...
@@ -36,12 +37,11 @@ class Timing:
     samples: tuple[float, ...]
 
     def __str__(self) -> str:
-        unit, size = next((us for us in _UNITS if self.median >= us[1]), _UNITS[-1])
-        low, median, high = (x / size for x in (self.low, self.median, self.high))
-        return f"{median:.3g} {unit} [{low:.3g}, {high:.3g}]"
-
-
-_UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9))
+        unit, scale = next((u for u in SECONDS if self.median >= u[1]), SECONDS[-1])
+        low, median, high = (
+            three(x / scale) for x in (self.low, self.median, self.high)
+        )
+        return f"{median} {unit} [{low}, {high}]"
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Ratio:
     high: float
 
     def __str__(self) -> str:
-        return f"{self.value:.3g}x [{self.low:.3g}, {self.high:.3g}]"
+        return f"{three(self.value)}x [{three(self.low)}, {three(self.high)}]"
 
 
 def measure(
@@ -83,7 +83,7 @@ def measure_together(
         raise ValueError("fns is empty: at least one function is needed")
     samples = SAMPLES if samples is None else samples
     check_count("samples", samples)
-    device = device or pick_device()
+    device = as_device(device)
 
     first = {name: _seconds(fn, 1, device) for name, fn in fns.items()}
     warm = {name: _seconds(fn, 1, device) for name, fn in fns.items()}
@@ -123,6 +123,55 @@ def stopwatch():
     yield lambda: (ended or time.perf_counter()) - began
     ended = time.perf_counter()
 
+
+class Marks:
+    """One run cut into stretches: `mark(label)` says whose time begins now.
+
+    Marking never waits for the device, so it does not disturb what it cuts: on CUDA
+    and MPS a mark is an event in the queue, read when seconds() has waited, once.
+    """
+
+    def __init__(self, device: torch.device | None = None):
+        self.device = as_device(device)
+        self._now, self._since = _CLOCKS[self.device.type]
+        self._labels, self._moments, self._seconds = [], [], None
+        synchronize(self.device)
+        # MPS raises where neighbors tie, and hangs when one event ends two intervals
+        # (PyTorch pull requests 196395, 193578). Each mark ends one: from here to it.
+        self._origin = self._now()
+        synchronize(self.device)
+
+    def mark(self, label: str):
+        """What happens from here to the next mark belongs to `label`."""
+        self._labels.append(label)
+        self._moments.append(self._now())
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds per label, its stretches added; the last mark only ends the run."""
+        if self._seconds is None:
+            synchronize(self.device)
+            at = [self._since(self._origin, moment) for moment in self._moments]
+            self._seconds = dict.fromkeys(self._labels[:-1], 0.0)
+            for label, began, ended in zip(self._labels, at, at[1:], strict=False):
+                self._seconds[label] += ended - began
+        return dict(self._seconds)
+
+
+def _event(kind: type):
+    event = kind(enable_timing=True)
+    event.record()
+    return event
+
+
+def _event_seconds(began, ended) -> float:
+    return began.elapsed_time(ended) * 1e-3
+
+
+_CLOCKS = {
+    "cpu": (time.perf_counter, lambda began, ended: ended - began),
+    "cuda": (lambda: _event(torch.cuda.Event), _event_seconds),
+    "mps": (lambda: _event(torch.mps.event.Event), _event_seconds),
+}
 
 # Fixed seed: the same samples give the same interval.
 _BOOTSTRAP = dict(method="percentile", n_resamples=2000, vectorized=True, rng=0)

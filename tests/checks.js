@@ -72,7 +72,8 @@ window.checks = (() => {
   }
 
   function captionProblem(figure) {
-    const img = figure.querySelector("img"), caption = figure.querySelector("figcaption");
+    const img = figure.querySelector("img");
+    const caption = figure.querySelector("figcaption");
     if (!img) return null;
     const after = Node.DOCUMENT_POSITION_FOLLOWING;
     if (!caption || !(img.compareDocumentPosition(caption) & after)) {
@@ -84,8 +85,9 @@ window.checks = (() => {
   }
 
   function figures() {
-    const bare = all(".bd-article img").filter((img) => !img.closest("figure, .explore"));
-    const lost = all(".bd-article img").filter((img) => !img.naturalWidth);
+    const images = all(".bd-article img");
+    const bare = images.filter((img) => !img.closest("figure, .explore"));
+    const lost = images.filter((img) => !img.naturalWidth);
     return all(".bd-article figure").map(captionProblem).filter(Boolean).concat(
       bare.map((img) => `picture without a figure around it: ${img.alt}`),
       lost.map((img) => `picture does not load: ${img.alt}`),
@@ -214,8 +216,8 @@ window.checks = (() => {
   async function frames(box) {
     const inputs = inputsOf(box), img = box.querySelector("img"), found = [], seen = [];
     const every = combinations(inputs.map((input) => Number(input.max) + 1));
-    const count = framesOf(box).length;
-    if (count !== every.length) found.push(`${count} frames for ${every.length} places`);
+    const count = framesOf(box).length, places = every.length;
+    if (count !== places) found.push(`${count} frames for ${places} places`);
     for (const at of every) {
       moveTo(box, at);
       found.push(...disagreements(box));
@@ -243,7 +245,8 @@ window.checks = (() => {
     for (const token of tokens) {
       const where = [".cell_output", ".admonition"].map((box) => !!token.closest(box));
       const look = [token.className, getComputedStyle(token).color, ...where].join();
-      if (seen.has(look) && !token.children.length) token.replaceWith(token.textContent);
+      const again = seen.has(look) && !token.children.length;
+      if (again) token.replaceWith(token.textContent);
       seen.add(look);
     }
     return tokens.length - seen.size;

@@ -11,7 +11,7 @@ from sparse_attn.attention import attention, attention_weights, causal_mask
 from sparse_attn.exercises import check
 from sparse_attn.explore import explore
 from sparse_attn.figures import block_share
-from sparse_attn.gpt import Block, fused_attention
+from sparse_attn.layers import fused_attention
 
 
 def explains(call, name, got):
@@ -112,7 +112,7 @@ def test_an_impossible_causal_mask_is_explained(name, got):
 
 
 def fused_on_two_lengths():
-    return fused_attention(x(1, 2, 3, 8), x(), x(), causal=True)
+    return fused_attention(x(1, 2, 3, 8), x(), x(1, 2, 4, 8), causal=True)
 
 
 def peak_on(where):
@@ -121,10 +121,7 @@ def peak_on(where):
 
 
 OTHERS = {
-    "block width": (lambda: Block(0, 1), "C", 0),
-    "block heads": (lambda: Block(8, 2.5), "H", 2.5),
-    "block division": (lambda: Block(10, 3), "H", 3),
-    "fused lengths": (fused_on_two_lengths, "q", (1, 2, 3, 8)),
+    "fused lengths": (fused_on_two_lengths, "v", (1, 2, 4, 8)),
     "device wanted": (lambda: device.pick_device("tpu"), "device", "'tpu'"),
     "device index": (lambda: device.pick_device("cpu:x"), "device", "'cpu:x'"),
     "facts": (lambda: device.facts("tpu"), "device", "'tpu'"),

@@ -55,7 +55,7 @@ def test_the_built_pages_are_those_of_the_table_of_contents(book):
 def test_the_index_leads_to_the_first_page(contexts, book):
     page = contexts["light"].new_page()
     page.goto((book / "index.html").as_uri())
-    expect(page).to_have_url((book / f"{PAGES[0]}.html").as_uri())
+    expect(page).to_have_url((book / f"{PAGES[0]}.html").as_uri(), timeout=20_000)
     page.close()
 
 
@@ -68,7 +68,7 @@ def test_search_finds_a_page_without_a_network(contexts, book):
     seen = visit(contexts["phone"], book / "search.html")
     seen.page.goto((book / "search.html").as_uri() + "?q=attention")
     results = seen.page.locator("#search-results li a")
-    expect(results.first).to_be_visible()
+    expect(results.first).to_be_visible(timeout=20_000)
     assert (book / results.first.get_attribute("href")).is_file()
     assert_none(network_requests(seen))  # excerpts fail to load, as file:// is told to
     seen.page.close()

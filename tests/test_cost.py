@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparse_attn import cost, counting
-from sparse_attn.gpt import Block, fused_attention
+from sparse_attn.gpt import Block, GPTConfig
+from sparse_attn.layers import fused_attention
 
 steady = settings(deadline=None, derandomize=True, max_examples=20)
 
@@ -100,9 +101,6 @@ def formula_and_program(part, sizes):
 
 
 each_part = pytest.mark.parametrize("part", NAMES)
-each_mode = pytest.mark.parametrize(
-    "mode", [torch.no_grad, torch.inference_mode], ids=lambda mode: mode.__name__
-)
 
 
 @each_part
@@ -113,24 +111,31 @@ def test_flops_are_what_the_counter_counts(part, sizes):
     assert bill.flops == counting.flops(program)
 
 
-@each_mode
 @each_part
 @steady
 @given(sizes=SIZES)
-def test_bytes_moved_are_what_the_counter_counts(part, mode, sizes):
+def test_bytes_moved_are_what_the_counter_counts(part, sizes):
     bill, program, _ = formula_and_program(part, sizes)
-    with mode():
+    with torch.inference_mode():
         assert bill.moved == counting.traffic(program).moved
 
 
-@each_mode
 @each_part
 @steady
 @given(sizes=SIZES)
-def test_bytes_held_are_the_weights_and_all_that_is_written(part, mode, sizes):
+def test_bytes_held_are_the_weights_and_all_that_is_written(part, sizes):
     bill, program, weights = formula_and_program(part, sizes)
-    with mode():
+    with torch.inference_mode():
         assert bill.held == weights + counting.traffic(program).written
+
+
+@steady
+@given(sizes=SIZES)
+def test_a_norm_kept_for_training_writes_two_numbers_per_token_more(sizes):
+    sizes |= dict(dtype=torch.float32)
+    bill, program, _ = formula_and_program("norms_and_additions", sizes)
+    statistics = 2 * 2 * sizes["B"] * sizes["T"]  # mean and deviation, of two norms
+    assert counting.traffic(program).moved - bill.moved == 4 * statistics
 
 
 def fused(sizes):
@@ -167,7 +172,8 @@ def test_a_real_kernel_adds_at_most_one_number_per_query_for_its_backward(sizes)
 @given(sizes=SIZES)
 def test_a_block_with_the_formula_costs_the_full_square(sizes):
     plain = Plain(**sizes)
-    block, x = Block(plain.C, plain.H), torch.ones(plain.B, plain.T, plain.C)
+    block = Block(GPTConfig(width=plain.C, heads=plain.H, attend="formula"))
+    x = torch.ones(plain.B, plain.T, plain.C)
     bill = cost.block(plain.T, plain.C, plain.H, B=plain.B)
     assert counting.flops(lambda: block(x)) == bill.flops
 
@@ -176,7 +182,7 @@ def test_a_block_with_the_formula_costs_the_full_square(sizes):
 @given(sizes=SIZES)
 def test_a_block_with_the_fused_kernel_costs_the_triangle(sizes):
     plain = Plain(**sizes)
-    block = Block(plain.C, plain.H, fused_attention)
+    block = Block(GPTConfig(width=plain.C, heads=plain.H, attend="fused"))
     x = torch.ones(plain.B, plain.T, plain.C)
     bill = cost.block(plain.T, plain.C, plain.H, B=plain.B, causal=True)
     assert counting.flops(lambda: block(x)) == bill.flops

@@ -76,13 +76,15 @@ def test_facts_read_as_one_line():
     assert str(facts) == "Some GPU (cuda, 132 SMs, 80 GB)"
 
 
-def test_a_gpu_states_its_multiprocessors(monkeypatch):
+def test_a_gpu_states_its_multiprocessors(backends, monkeypatch):
+    backends("cuda")
     properties = SimpleNamespace(name="GPU", multi_processor_count=7, total_memory=9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
     assert device.facts(CUDA) == device.Facts("cuda", "GPU", "7 SMs", 9)
 
 
-def test_an_apple_device_is_named_by_its_system(monkeypatch):
+def test_an_apple_device_is_named_by_its_system(backends, monkeypatch):
+    backends("mps")
     told = SimpleNamespace(stdout="Apple M9\n")
     monkeypatch.setattr(device.platform, "system", lambda: "Darwin")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: told)
@@ -185,7 +187,8 @@ CALLS = {
 
 
 @pytest.fixture
-def allocator(monkeypatch):
+def allocator(backends, monkeypatch):
+    backends("cuda", "mps")
     fake = Allocator()
     for kind, names in CALLS.items():
         for name in names:

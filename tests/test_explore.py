@@ -143,17 +143,27 @@ def test_the_same_explorer_gives_the_same_page(explorer):
 
 
 def test_different_explorers_have_different_ids():
-    first, second = (Page(explore(bar, T=values).html()) for values in ([1, 2], [3, 4]))
-    assert first.all("div")[0]["id"] != second.all("div")[0]["id"]
+    others = (
+        explore(bar, T=[1, 2]),
+        explore(bar, T=[3, 4]),
+        explore(lambda T: bar(K=T), T=[1, 2]),
+    )
+    assert len({Page(other.html()).all("div")[0]["id"] for other in others}) == 3
 
 
-def test_words_in_captions_labels_and_values_are_not_markup():
-    def figure(kind):
-        return bar(kind=kind).describe(caption=f"<b>{kind}</b>", alt=f'"{kind}"')
+def test_words_in_captions_and_labels_are_not_markup():
+    def figure(T):
+        return bar(T=T).describe(caption="<b>bold", alt='"<u>')
 
-    text = explore(figure, labels={"kind": "<i>"}, kind=['a"<u>']).html()
-    page = Page(text)
+    page = Page(explore(figure, labels={"T": "<i>"}, T=[1]).html())
     assert not {"b", "i", "u"} & {tag for tag, _ in page.tags}
+    assert page.all("img")[0]["alt"] == '"<u>'
+    assert "<b>bold" in page.texts["p"]
+
+
+def test_words_in_values_are_not_markup():
+    page = Page(explore(bar, kind=['a"<u>']).html())
+    assert "u" not in {tag for tag, _ in page.tags}
     (slider,) = page.all("input")
     assert slider["aria-valuetext"] == 'a"<u>'
     assert json.loads(slider["data-values"]) == ['a"<u>']

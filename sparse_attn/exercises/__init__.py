@@ -25,8 +25,12 @@ class Number:
     tolerance: float = 0.01
 
     def review(self, given) -> str | None:
-        if not isinstance(given, Real):
+        if not isinstance(given, Real) or given != given:
             return f"{given!r} is not a number."
+        try:
+            given = float(given)
+        except OverflowError:  # a whole number past every float
+            given = math.inf if given > 0 else -math.inf
         if math.isclose(given, self.answer, rel_tol=self.tolerance):
             return None
         for wrong, reason in self.mistakes.items():
@@ -56,6 +60,8 @@ def check(exercise: str, answer: object = None) -> None:
 
     Raises ValueError for an exercise that does not exist.
     """
+    if not isinstance(exercise, str):
+        raise ValueError(f'exercise={exercise!r}: a string such as "1.2" is needed')
     known = _exercises(exercise.split(".")[0])
     if exercise not in known:
         raise ValueError(f"exercise={exercise!r}: choose from {sorted(known)}")

@@ -14,7 +14,7 @@ def _fair(speedup) -> str | None:
         got = speedup(T, H)
         if abs(got - H * one) < 1e-6 * H * one:
             return f"At T={T} with {H} heads it still divides {H} heads by one."
-        if abs(got - one) > 1e-6 * one:
+        if not abs(got - one) <= 1e-6 * one:  # NaN is wrong too
             return f"At T={T} with {H} heads it gives {got:.4g}; {one:.4g} is needed."
     return None
 
@@ -24,9 +24,8 @@ EXERCISES = {
         cost.score_share(**_GPT3),
         "Width moves the crossover: GPT-3 is 16 times wider than GPT-2 small.",
         {
-            cost.score_share(**_GPT3, causal=True): "That is the causal share; the "
-            "question asks for the full square.",
-            1024 / (1024 + 6 * 12_288): "Both products count: q kᵀ and p v.",
+            cost.score_share(**_GPT3, causal=True): "That is half of the work: a "
+            "causal square, or only one of the products q kᵀ and p v.",
             100 * cost.score_share(**_GPT3): "A share lies between 0 and 1; you gave "
             "it in percent.",
         },

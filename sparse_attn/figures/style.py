@@ -12,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from sparse_attn.units import plain
+
 # Okabe-Ito colors: told apart by readers with any color vision, and in gray.
 INK, PALE = "#39424e", "#d5dae1"
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
@@ -43,6 +45,11 @@ _STYLE = {
     "lines.linewidth": 2,
     "lines.markersize": 6,
 }
+# Start from matplotlib's own defaults, whatever the reader has set.
+_NOT_STYLE = ("backend", "interactive", "toolbar", "webagg", "timezone", "date.")
+_STYLE = {
+    k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith(_NOT_STYLE)
+} | _STYLE
 
 
 class Plot(Figure):
@@ -67,7 +74,8 @@ class Plot(Figure):
     def png(self, *, dpi: int = DPI, colors: int | None = None) -> bytes:
         """PNG bytes, equal for equal figures; `colors` limits the palette."""
         file = io.BytesIO()
-        self.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
+        with mpl.rc_context(_STYLE):
+            self.savefig(file, format="png", dpi=dpi, metadata={"Software": None})
         if colors is None:
             return file.getvalue()
         picture = Image.open(file).convert("RGB")
@@ -96,40 +104,17 @@ def styled(draw):
     def drawn(*args, **kwargs) -> Plot:
         with mpl.rc_context(_STYLE):
             plot = draw(*args, **kwargs)
-            plot.draw_without_rendering()  # lay out while the style is in force
+            for _ in range(2):  # the first layout has yet to learn the size of labels
+                plot.draw_without_rendering()
+            plot.set_layout_engine("none")  # a picture taken twice is the same picture
             return plot
 
     return drawn
 
 
-def plain(n: float, _=None) -> str:
-    """A length for people: 512, 4,096, 128K, 1M. Also serves as a tick formatter."""
-    if n >= 1e6:
-        return f"{n / 1e6:.3g}M"
-    if n >= 10_000:
-        return f"{n / 1024:.3g}K" if n % 1024 == 0 else f"{n / 1e3:.3g}K"
-    return f"{n:,.0f}"
-
-
-def size(n: float, _=None) -> str:
-    """Bytes for people, in powers of 1000: 50.3 MB."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n >= scale:
-            return f"{n / scale:.3g} {unit}"
-    return f"{n:.0f} B"
-
-
-def seconds(s: float, _=None) -> str:
-    """A duration for people: 1.2 ms."""
-    for unit, scale in (("s", 1), ("ms", 1e-3), ("µs", 1e-6)):
-        if s >= scale:
-            return f"{s / scale:.3g} {unit}"
-    return f"{s / 1e-9:.3g} ns"
-
-
 def power_of_two_axis(axis, values, label: str):
     """Ticks at the given lengths and nowhere else, on a logarithmic axis."""
     axis.set_major_locator(mpl.ticker.FixedLocator(list(values)))
-    axis.set_major_formatter(plain)
+    axis.set_major_formatter(lambda n, _: plain(round(n)))
     axis.set_minor_locator(mpl.ticker.NullLocator())
     axis.set_label_text(label)
