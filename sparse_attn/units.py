@@ -11,8 +11,8 @@ def plain(n: float, _=None) -> str:
 
     Two lengths never read alike. Also serves as a tick formatter.
     """
-    if n >= 2**14 and n % 1024 == 0 and n.bit_count() == 1:
-        return f"{n // 1024:,}K"
+    if n >= 2**14 and n % 1024 == 0 and int(n).bit_count() == 1:
+        return f"{int(n) // 1024:,}K"
     if n >= 1e6 and n % 1e5 == 0:
         return f"{n / 1e6:,g}M"
     return f"{n:,g}" if n < 1000 else f"{n:,.0f}"
