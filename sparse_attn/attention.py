@@ -48,14 +48,18 @@ def attention_weights(
     scale = 1 / math.sqrt(D) if scale is None else scale
     check_finite("scale", scale)
 
+    # Scores of fp16 vectors overflow fp16, so they are formed in fp32, as kernels do.
     # Scaling q instead of the scores spares one pass over a T x S matrix.
-    scores = (scale * q) @ _share_heads(k, q.shape[1]).mT  # (B, H, T, S)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    k = _share_heads(k, q.shape[1]).to(wide)
+    scores = (scale * q.to(wide)) @ k.mT  # (B, H, T, S)
     visible = _visible(T, S, causal, mask, q)
     if visible is None:
-        return scores.softmax(dim=-1)
-    lowest = torch.finfo(scores.dtype).min  # not -inf: a row of those would be NaN
-    weights = scores.masked_fill(~visible, lowest).softmax(dim=-1)
-    return weights.masked_fill(~visible, 0.0)  # a query that sees nothing gets zeros
+        return scores.softmax(dim=-1).to(q.dtype)
+    # A row of nothing but -inf would be NaN: where nothing is visible, hide nothing.
+    hidden = ~visible & visible.any(dim=-1, keepdim=True)
+    weights = scores.masked_fill(hidden, -torch.inf).softmax(dim=-1).to(q.dtype)
+    return weights.masked_fill(~visible, 0.0)  # and such a query gets zeros
 
 
 def causal_mask(T: int, S: int, device: torch.device | str = "cpu") -> Tensor:
@@ -65,7 +69,7 @@ def causal_mask(T: int, S: int, device: torch.device | str = "cpu") -> Tensor:
 
 
 def _visible(T: int, S: int, causal: bool, mask: Tensor | None, q: Tensor):
-    """The union of both masks as one bool tensor, or None when all is visible."""
+    """What both masks leave visible, as one bool tensor; None when it is all."""
     if mask is None:
         return causal_mask(T, S, q.device) if causal else None
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:

@@ -3,6 +3,7 @@
 They count what PyTorch is asked to do, below autograd; `cost` predicts the same.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,8 +120,7 @@ class _TrafficMode(TorchDispatchMode):
         # Reserving memory touches none of it; a new shape for old bytes neither.
         if "empty" in name or torch.Tag.inplace_view in func.tags:
             return out
-        changed, fresh = _changed(func, name, args, kwargs)
-        given = [x for x in _tensors((args, kwargs)) if id(x) not in fresh]
+        given, changed = _given_and_changed(func, name, args, kwargs)
         made = changed
         if not func._schema.is_mutable:
             places = {_place(x)[0] for x in given}
@@ -133,16 +133,17 @@ class _TrafficMode(TorchDispatchMode):
         return out
 
 
-def _changed(func, name, args, kwargs) -> tuple[list[torch.Tensor], set[int]]:
-    """The tensors an operation changes, and the ids of those it never reads before."""
-    changed, fresh = [], set()
+def _given_and_changed(func, name, args, kwargs):
+    """The tensors an operation reads, and those it changes, by its schema."""
+    given, changed = [], []
     for i, argument in enumerate(func._schema.arguments):
-        value = args[i] if i < len(args) else kwargs.get(argument.name)
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            changed += _tensors(value)
-            if argument.is_out or name in ("copy_", "zero_", "fill_"):
-                fresh |= {id(x) for x in _tensors(value)}
-    return changed, fresh
+        tensors = _tensors(args[i] if i < len(args) else kwargs.get(argument.name))
+        writes = argument.alias_info is not None and argument.alias_info.is_write
+        if writes:
+            changed += tensors
+        if not (writes and (argument.is_out or name in ("copy_", "zero_", "fill_"))):
+            given += tensors
+    return given, changed
 
 
 def _tensors(tree) -> list[torch.Tensor]:
@@ -156,5 +157,11 @@ def _place(x: torch.Tensor) -> tuple:
 
 
 def _bytes(tensors) -> int:
+    """Bytes of the distinct tensors; an expanded axis repeats the same bytes."""
     distinct = {_place(x): x for x in tensors}.values()
-    return sum(x.numel() * x.element_size() for x in distinct)
+    return sum(_entries(x) * x.element_size() for x in distinct)
+
+
+def _entries(x: torch.Tensor) -> int:
+    sizes = zip(x.shape, x.stride(), strict=True)
+    return math.prod(n for n, step in sizes if step != 0 or n == 0)

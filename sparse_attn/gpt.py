@@ -4,10 +4,14 @@ Knows how parts are put together; the parts are in `layers`, their price in `cos
 """
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sparse_attn.checks import check_count, check_counts
@@ -150,3 +154,32 @@ class GPT(nn.Module):
     def parameter_count(self) -> int:
         """Parameters, a tied head counted once."""
         return sum(weight.numel() for weight in self.parameters())
+
+
+def save(model: GPT, path: str | Path, **notes: str) -> None:
+    """Write weights, config and `notes` to one safetensors file, in fp32.
+
+    A tied head is written once. Nothing but numbers and text is in the file.
+    """
+    weights = {name: x.detach().float().cpu() for name, x in model.state_dict().items()}
+    if model.config.tied:
+        del weights["head.weight"]
+    about = {"config": json.dumps(dataclasses.asdict(model.config))}
+    save_file(weights, path, metadata=about | {k: str(v) for k, v in notes.items()})
+
+
+def load(path: str | Path) -> tuple[GPT, dict[str, str]]:
+    """The model written by `save`, on the CPU and in eval mode, and its notes.
+
+    Raises ValueError for a safetensors file that holds no GPT.
+    """
+    with safe_open(path, framework="pt") as file:
+        notes = file.metadata() or {}
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if "config" not in notes:
+        raise ValueError(f"path={str(path)!r}: this file holds no GPT config")
+    model = GPT(GPTConfig(**json.loads(notes.pop("config"))))
+    if model.config.tied:
+        weights["head.weight"] = weights["tokens.weight"]
+    model.load_state_dict(weights)
+    return model.eval(), notes

@@ -101,7 +101,11 @@ def measure_together(
 
 
 def ratio(slow: Timing, fast: Timing) -> Ratio:
-    """slow / fast of the medians; resamples pairs when both were taken together."""
+    """slow / fast of the medians; resamples pairs if both have as many samples.
+
+    Then sample i of one belongs to sample i of the other, as `measure_together` takes
+    them. The interval is a 95% bootstrap of the ratio of medians.
+    """
     paired = len(slow.samples) == len(fast.samples)
     value = slow.median / fast.median
     if min(len(slow.samples), len(fast.samples)) < 2:

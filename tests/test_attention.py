@@ -251,3 +251,15 @@ def test_an_output_lies_between_the_least_and_the_greatest_value(T, S, seed):
     out, (_, budget) = attention(q, k, v), by_loops(q, k, v, lambda t, s: True)
     assert (out >= v.amin(2, keepdim=True) - budget).all()
     assert (out <= v.amax(2, keepdim=True) + budget).all()
+
+
+def test_a_visible_key_gets_its_weight_however_extreme_its_score():
+    q = torch.full((1, 1, 1, 64), 200.0, dtype=torch.float16)
+    k = torch.cat([-q, q], dim=2)
+    only_first = torch.tensor([[True, False]])
+    assert attention_weights(q, k, k, mask=only_first).tolist() == [[[[1.0, 0.0]]]]
+
+
+def test_scores_past_the_range_of_fp16_do_not_overflow():
+    q = torch.full((1, 1, 3, 64), 200.0, dtype=torch.float16)
+    assert torch.equal(attention(q, q, q), F.scaled_dot_product_attention(q, q, q))

@@ -207,6 +207,12 @@ def test_what_is_only_overwritten_is_not_read():
     assert moves(lambda: a.copy_(b)) == (16, 16)
     assert moves(lambda: a.zero_()) == (0, 16)
     assert moves(lambda: torch.add(b, b, out=a)) == (16, 16)
+    assert moves(lambda: torch.add(a, b, out=a)) == (32, 16)
+
+
+def test_an_expanded_axis_is_read_once():
+    row = torch.ones(1, 3)
+    assert moves(lambda: row.expand(4, 3) + 1) == (12, 48)
 
 
 @pytest.mark.parametrize("dtype, size", [(torch.float64, 8), (torch.bfloat16, 2)])

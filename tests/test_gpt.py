@@ -4,9 +4,10 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from small_gpt import ALL, SMALL, SWITCHES, WINDOWS, lively, name, text
 
-from sparse_attn.gpt import GPT, GPTConfig
+from sparse_attn.gpt import GPT, GPTConfig, load, save
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -326,3 +327,19 @@ def test_learned_positions_end_with_the_context_and_rotary_ones_do_not():
 
 def test_all_switches_are_among_the_combinations():
     assert len(ALL) == 3 * 2**6 * len(WINDOWS)
+
+
+def test_a_saved_model_comes_back_with_its_weights_and_notes(tmp_path):
+    model = GPT(GPTConfig(layers=1, heads=2, width=8, vocab=9, context=5)).eval()
+    save(model, tmp_path / "small.safetensors", steps="7")
+    again, notes = load(tmp_path / "small.safetensors")
+    tokens = torch.tensor([[1, 2, 3]])
+    assert notes == {"steps": "7"} and again.config == model.config
+    assert again.head.weight is again.tokens.weight and not again.training
+    assert torch.equal(again(tokens), model(tokens))
+
+
+def test_a_file_without_a_model_is_explained(tmp_path):
+    save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="other.safetensors"):
+        load(tmp_path / "other.safetensors")

@@ -10,10 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sparse_attn import profiling, timing
 from sparse_attn.gpt import GPT, GPTConfig
+from sparse_attn.operators import by_operator, operators
 from sparse_attn.profiling import (
     ORDER,
-    by_operator,
-    operators,
     profile_forward,
     profile_training_step,
     saved_bytes,
@@ -268,14 +267,16 @@ def closed_forms(B, T, hidden, attend, b) -> dict[str, int]:
     wide = B * T * hidden * b
     square = B * H * T * T * b
     fused = attend == "fused"
+    # The formula widens q, k and the softmax to fp32; two bool masks stay too.
+    fp32 = 4 / b
+    plain = int((2 * fp32 + 1) * x + (fp32 + 1) * square) + 2 * T * T
     return {
         "embedding": 8 * T,  # the positions, int64
         "norm": (2 * L + 1) * (x + 2 * B * T * b),  # its input, mean and 1/deviation
         "query": L * x,  # the norm's output; key and value save the same one
         # Fused: q, k, v, the output and a float32 log-sum per row.
         # Formula: scaled q, k, v, weights before and after the last mask, both masks.
-        "scores": L
-        * (4 * x + 4 * B * H * T if fused else 3 * x + 2 * square + 2 * T * T),
+        "scores": L * (4 * x + 4 * B * H * T if fused else plain),
         "out": 0 if fused else L * x,  # the kernel's own output, or a reordered copy
         "mlp up": L * x,
         "mlp activation": L * wide,
