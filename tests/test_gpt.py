@@ -341,5 +341,5 @@ def test_a_saved_model_comes_back_with_its_weights_and_notes(tmp_path):
 
 def test_a_file_without_a_model_is_explained(tmp_path):
     save_file({"x": torch.ones(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="other.safetensors"):
+    with pytest.raises(ValueError, match=r"other\.safetensors"):
         load(tmp_path / "other.safetensors")
