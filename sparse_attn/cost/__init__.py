@@ -26,10 +26,12 @@ from sparse_attn.cost.memory import (
     saved_activations,
     training_bytes,
 )
+from sparse_attn.cost.parts import flops_by_part
 
 __all__ = [
     "Cost",
     "block",
+    "flops_by_part",
     "fused_scores",
     "half_share_length",
     "kv_cache_bytes",

@@ -10,7 +10,7 @@ from sparse_attn.checks import check_counts
 def parameters(config) -> dict[str, int]:
     """Parameters by part, all layers together; a tied head counts once, as tokens."""
     C, L, hidden = config.width, config.layers, config.hidden or 4 * config.width
-    shared = _key_width(config)
+    shared = key_width(config)
     matrices = 3 if config.mlp == "swiglu" else 2
     attention = 2 * C * C + 2 * C * shared + config.bias * (2 * C + 2 * shared)
     mlp = matrices * C * hidden + config.bias * ((matrices - 1) * hidden + C)
@@ -35,7 +35,7 @@ def kv_cache_bytes(config, T: int, *, B: int = 1, bytes_per_value: float = 2) ->
         raise ValueError(f"bytes_per_value={bytes_per_value}: more than 0 is needed")
     if config.window is not None:
         T = min(T, config.sinks + config.window - 1)
-    return round(2 * config.layers * _key_width(config) * T * B * bytes_per_value)
+    return round(2 * config.layers * key_width(config) * T * B * bytes_per_value)
 
 
 def saved_activations(config, T, *, B=1, bytes_per_value=4) -> dict[str, int]:
@@ -54,7 +54,7 @@ def saved_activations(config, T, *, B=1, bytes_per_value=4) -> dict[str, int]:
     wide = B * T * (config.hidden or 4 * C) * b
     fused, rotary = config.attend == "fused", config.positions == "rotary"
     if fused:  # q, k, v, the output, and a log-sum-exp in fp32
-        scores = 2 * x + 2 * x * _key_width(config) // C + 4 * B * H * T
+        scores = 2 * x + 2 * x * key_width(config) // C + 4 * B * H * T
     else:  # q and k in fp32, v; the softmax in fp32, the weights; two bool masks
         values, square = B * T * C, B * H * T * T
         scores = (8 + b) * values + (4 + b) * square + 2 * T * T
@@ -89,6 +89,6 @@ def training_bytes(config, T, *, B=1, bytes_per_value=4) -> dict[str, int]:
     }
 
 
-def _key_width(config) -> int:
+def key_width(config) -> int:
     """Width of all keys of one token: Hkv·D."""
     return config.width // config.heads * (config.kv_heads or config.heads)
