@@ -1,4 +1,4 @@
-"""What the browser tests share: one private build of the book, one Chromium."""
+"""What tests share: one thread for small models, a private build, a Chromium."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from book_checks import ROOT, contexts_of, visit
 from playwright.sync_api import Error, sync_playwright
 
@@ -20,6 +21,15 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Models this small are slower on two threads, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from sparse_attn.attention import attention
 from sparse_attn.decoding import Cache, generate
 from sparse_attn.layers import rotate
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KINDS = [
     SMALL.but(kv_heads=kv_heads, positions=positions, **window)
     for kv_heads in (None, 2, 1)
@@ -20,15 +22,6 @@ STREAMING = SMALL.but(positions="rotary", window=5, sinks=2, kv_heads=2)
 
 steady = settings(deadline=None, derandomize=True, max_examples=10)
 chunks = st.lists(st.integers(1, 9), min_size=1, max_size=24)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small are slower on two threads, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @torch.no_grad()

@@ -9,14 +9,7 @@ from small_gpt import ALL, SMALL, SWITCHES, WINDOWS, lively, name, text
 
 from sparse_attn.gpt import GPT, GPTConfig, load, save
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small are slower on two threads, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

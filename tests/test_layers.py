@@ -20,21 +20,14 @@ from sparse_attn.layers import (
     window_mask,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 KINDS = ("plain", "causal", "mask", "mask and causal")
 LENGTHS = ((1, 1), (2, 2), (63, 63), (97, 97), (1, 97), (13, 40), (40, 13), (5, 1))
 DTYPES = (torch.float64, torch.float32, torch.bfloat16)
 EPS64 = torch.finfo(torch.float64).eps
 
 steady = settings(deadline=None, derandomize=True, max_examples=40)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tensors this small are slower on two threads, above all on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def draw(T, S, *, Hkv=4, D=16, seed=0):

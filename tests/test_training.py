@@ -15,6 +15,8 @@ from sparse_attn import training
 from sparse_attn.optimizers import Muon, block_matrices, make_optimizers, orthogonalize
 from sparse_attn.training import Result, evaluate, schedule, train
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 V = 16
 TEXT = (torch.arange(4000) ** 2 // 7 % V).to(torch.uint8)
 SETTINGS = dict(
@@ -53,15 +55,6 @@ def state_of(model):
 
 def same(a, b):
     return all(a[name].equal(b[name]) for name in a)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So small a model gains nothing from more, and waits where cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
