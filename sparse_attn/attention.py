@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from sparse_attn.checks import check_counts, check_finite, check_qkv
+from sparse_attn.checks import check_counts, check_finite, check_mask, check_qkv
 
 
 def attention(
@@ -72,18 +72,8 @@ def _visible(T: int, S: int, causal: bool, mask: Tensor | None, q: Tensor):
     """What both masks leave visible, as one bool tensor; None when it is all."""
     if mask is None:
         return causal_mask(T, S, q.device) if causal else None
-    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-        got = mask.dtype if isinstance(mask, Tensor) else type(mask)
-        raise ValueError(f"mask is {got}: torch.bool is needed, True for 'may see'")
-    if mask.device != q.device:
-        raise ValueError(f"mask is on {mask.device} but q on {q.device}")
-    full = (*q.shape[:2], T, S)
-    try:
-        mask = mask.broadcast_to(full)
-    except RuntimeError:
-        raise ValueError(
-            f"mask has shape {tuple(mask.shape)}: it must broadcast to {full}"
-        ) from None
+    check_mask(mask, q, S)
+    mask = mask.broadcast_to((*q.shape[:2], T, S))
     return mask & causal_mask(T, S, q.device) if causal else mask
 
 

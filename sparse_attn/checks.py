@@ -6,6 +6,7 @@ Knows what a well-formed argument is; leaves what it means to the caller.
 import math
 from numbers import Integral, Real
 
+import torch
 from torch import Tensor
 
 
@@ -54,3 +55,19 @@ def check_qkv(q: Tensor, k: Tensor, v: Tensor):
             f"q has shape {tuple(q.shape)} but k {tuple(k.shape)}: batch and head "
             f"dimension must agree, and the {H} query heads be a multiple of {Hk}"
         )
+
+
+def check_mask(mask: Tensor, q: Tensor, S: int):
+    """`mask` is bool, beside q (B, H, T, D), and broadcasts to (B, H, T, S)."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask)
+        raise ValueError(f"mask is {got}: torch.bool is needed, True for 'may see'")
+    if mask.device != q.device:
+        raise ValueError(f"mask is on {mask.device} but q on {q.device}")
+    full = (*q.shape[:3], S)
+    try:
+        mask.broadcast_to(full)
+    except RuntimeError:
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}: it must broadcast to {full}"
+        ) from None

@@ -8,7 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sparse_attn.attention import attention, causal_mask
-from sparse_attn.checks import check_count, check_counts, check_qkv
+from sparse_attn.checks import (
+    check_count,
+    check_counts,
+    check_finite,
+    check_mask,
+    check_qkv,
+)
 
 
 def fused_attention(q, k, v, *, causal=False, mask=None, scale=None) -> Tensor:
@@ -18,11 +24,12 @@ def fused_attention(q, k, v, *, causal=False, mask=None, scale=None) -> Tensor:
     mask is built only where it must be. A row that sees nothing gives 0 here too.
     """
     check_qkv(q, k, v)
-    if mask is not None:
-        if mask.dtype != torch.bool:  # the kernel would add it to the scores
-            raise ValueError(f"mask is {mask.dtype}: torch.bool is needed")
-        mask = torch.atleast_2d(mask)
     T, S = q.shape[-2], k.shape[-2]
+    if scale is not None:
+        check_finite("scale", scale)
+    if mask is not None:
+        check_mask(mask, q, S)  # any other than bool would be added to the scores
+        mask = torch.atleast_2d(mask)
     if causal and T == 1:
         causal = False  # the last query sees everything
     if causal and (T != S or mask is not None):

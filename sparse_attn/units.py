@@ -6,10 +6,10 @@ def three(x: float) -> str:
     return f"{x:.3g}" if abs(x) < 999.5 else f"{x:,.0f}"
 
 
-def plain(n: float, _=None) -> str:
+def plain(n: float) -> str:
     """A length: 512, 12,288, 1M; powers of two from 16K on in K = 1024.
 
-    Two lengths never read alike. Also serves as a tick formatter.
+    Two lengths never read alike.
     """
     if n >= 2**14 and n % 1024 == 0 and int(n).bit_count() == 1:
         return f"{int(n) // 1024:,}K"

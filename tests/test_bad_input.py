@@ -60,7 +60,7 @@ TENSORS = {
 }
 
 
-@pytest.mark.parametrize("function", [attention, attention_weights])
+@pytest.mark.parametrize("function", [attention, attention_weights, fused_attention])
 @pytest.mark.parametrize("name, got, changed", TENSORS.values(), ids=TENSORS)
 def test_attention_explains(function, name, got, changed):
     explains(lambda: function(**dict(q=x(), k=x(), v=x()) | changed), name, got)
@@ -80,6 +80,7 @@ COSTS = {
     cost.score_share: dict(T=8, C=12),
     cost.half_share_length: dict(C=12),
     cost.topk_pairs: dict(T=8, K=2),
+    cost.topk_flops: dict(T=8, D=4, K=2),
     cost.topk_mlp_flops: dict(T=8, D=4, hidden=5, K=2),
     cost.topk_mlp_break_even: dict(D=4, hidden=5, K=2),
 }
@@ -96,7 +97,9 @@ def test_a_cost_explains_each_of_its_sizes(function, name, got):
     explains(lambda: function(**COSTS[function] | {name: got}), name, repr(got))
 
 
-@pytest.mark.parametrize("function", [cost.topk_pairs, cost.topk_mlp_flops])
+@pytest.mark.parametrize(
+    "function", [cost.topk_pairs, cost.topk_flops, cost.topk_mlp_flops]
+)
 def test_more_keys_than_tokens_are_explained(function):
     explains(lambda: function(**COSTS[function] | dict(K=9)), "K", "K=9")
 

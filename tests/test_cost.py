@@ -291,3 +291,9 @@ def test_the_published_head_breaks_even_where_the_formula_says(K, T):
 @pytest.mark.parametrize("K", [8, 16, 32])
 def test_a_selector_twice_as_wide_as_the_head_never_breaks_even(K, hidden):
     assert cost.topk_mlp_break_even(64, hidden, K) == math.inf
+
+
+@pytest.mark.parametrize("T, K", [(1, 1), (7, 3), (9, 9)])
+def test_keys_for_free_cost_their_share_of_the_square(T, K):
+    full = cost.scores(T, 5, 1).flops
+    assert cost.topk_flops(T, 5, K) * cost.pairs(T) == full * cost.topk_pairs(T, K)

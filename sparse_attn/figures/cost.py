@@ -24,7 +24,7 @@ LENGTHS = [2**n for n in range(7, 18)]  # 128 to 131,072
 def block_share(T: int, C: int) -> Plot:
     """Share of a block's FLOPs that the scores take, at width C; length T marked."""
     lengths = np.geomspace(LENGTHS[0], LENGTHS[-1], 200)
-    share = lengths / (lengths + 6 * C)
+    share = [cost.score_share(round(n), C) for n in lengths]
     at, half = cost.score_share(T, C), cost.half_share_length(C)
     finding = f"Width {C:,}, {T:,} tokens: scores take {at:.1%}, half at {half:,}"
 
@@ -58,11 +58,11 @@ def full_against_topk(T: int, K: int, D: int = 64, hidden: int = 64) -> Plot:
     """FLOPs of one head: full, exact over K keys, and the published top-K / MLP."""
     lengths = [n for n in LENGTHS if n >= K]
     lines = {
-        "full attention": (BLUE, 2, _full(D)),
+        "full attention": (BLUE, 2, lambda n: cost.scores(n, D, 1).flops),
         f"the {K} keys alone, found for free": (
             GREEN,
             2,
-            lambda n: 4 * D * cost.topk_pairs(n, K),
+            lambda n: cost.topk_flops(n, D, K),
         ),
         "top-K / MLP as published, selector included": (
             ORANGE,
@@ -95,10 +95,6 @@ def full_against_topk(T: int, K: int, D: int = 64, hidden: int = 64) -> Plot:
         alt="Three lines on log axes: full attention and the published method climb "
         f"together with slope 2, the K keys alone with slope 1. {finding}.",
     )
-
-
-def _full(D: int):
-    return lambda n: 4 * D * cost.pairs(n)
 
 
 @styled
