@@ -1,6 +1,6 @@
 """What each remedy of chapter 2 does to the loss: short runs, equal steps, three seeds.
 
-    python benchmarks/remedies.py [--steps 250] [--seeds 3] [--part I/N]
+    python benchmarks/remedies.py [--steps 600] [--seeds 3] [--part I/N]
 
 Every variant of one seed sees the same batches. Finished runs are kept in the results
 file, so that an interrupted sweep goes on; parts of it may run side by side.
@@ -35,7 +35,7 @@ VARIANTS = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--part", default="1/1", help="I/N: every N-th run from I on")
     asked = parser.parse_args()

@@ -60,10 +60,46 @@ def window_mask(T: int, S: int, window: int, sinks: int = 0, device="cpu") -> Te
     return (k <= q) & ((k > q - window) | (k < sinks))
 
 
+def windowed_attention(q, k, v, window: int) -> Tensor:
+    """Each query sees the last `window` keys up to itself; the rest is never computed.
+
+    Queries in blocks of `window`, each against its own block of keys and the one
+    before: 2·window keys per query, half of them masked, by the fused kernel.
+    Arguments and result as `attention`, with T queries and T keys.
+    Source: sliding chunks, Beltagy et al. 2020, section 3.2.
+    """
+    check_qkv(q, k, v)
+    check_counts(window=window)
+    B, H, T, D = q.shape
+    if k.shape[-2] != T:
+        raise ValueError(f"k has {k.shape[-2]} keys: as many as the {T} queries needed")
+    if window >= T:
+        return fused_attention(q, k, v, causal=True)
+    if T % window:  # whole blocks; the added keys come last, so no query sees them
+        q, k, v = (F.pad(x, (0, 0, 0, -T % window)) for x in (q, k, v))
+    first = fused_attention(*(x[:, :, :window] for x in (q, k, v)), causal=True)
+    later = fused_attention(
+        _blocks(q[:, :, window:], window, window),
+        _blocks(k, 2 * window, window),
+        _blocks(v, 2 * window, window),
+        mask=window_mask(window, 2 * window, window, device=q.device),
+    )  # (B n, H, window, D)
+    later = later.unflatten(0, (B, -1)).movedim(1, 2).flatten(2, 3)  # (B, H, n·W, D)
+    return torch.cat((first, later), dim=2)[:, :, :T]
+
+
+def _blocks(x: Tensor, size: int, step: int) -> Tensor:
+    """(B, H, T, D) -> (B n, H, size, D): blocks that start every `step` tokens."""
+    x = x.unfold(2, size, step)  # (B, H, n, D, size)
+    return x.movedim(2, 1).mT.flatten(0, 1)
+
+
 class Scores(nn.Module):
     """softmax(q kᵀ) v over the keys each query may see; no parameters.
 
     q (B, H, T, D); k, v (B, Hkv, S, D). mask replaces the causal window by any other.
+    The fused kernel computes a window in blocks; the formula, and sinks, mask the
+    whole square.
     """
 
     def __init__(self, window: int | None, sinks: int, attend: str):
@@ -78,6 +114,8 @@ class Scores(nn.Module):
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None):
         T, S = q.shape[-2], k.shape[-2]
         if mask is None and self.window is not None and self.window < S:
+            if T == S and not self.sinks and self.attend is fused_attention:
+                return windowed_attention(q, k, v, self.window)
             mask = window_mask(T, S, self.window, self.sinks, q.device)
         if mask is None:
             return self.attend(q, k, v, causal=True)

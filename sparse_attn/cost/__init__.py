@@ -27,11 +27,12 @@ from sparse_attn.cost.memory import (
     saved_activations,
     training_bytes,
 )
-from sparse_attn.cost.parts import flops_by_part
+from sparse_attn.cost.parts import computed_pairs, flops_by_part
 
 __all__ = [
     "Cost",
     "block",
+    "computed_pairs",
     "flops_by_part",
     "fused_scores",
     "half_share_length",

@@ -42,24 +42,31 @@ def saved_activations(config, T, *, B=1, bytes_per_value=4) -> dict[str, int]:
     """Bytes that a training step keeps for backward, by part, all layers together.
 
     Each tensor once: query, key and value share their input. On a CPU, without
-    dropout or window; the formula forms its scores in fp32 whatever the dtype.
+    dropout; the formula forms its scores in fp32 whatever the dtype.
+    Raises ValueError for dropout, sinks, and a window with the formula or rotary turns.
     """
     check_counts(T=T, B=B, bytes_per_value=bytes_per_value)
-    if config.window is not None or config.dropout:
+    windowed = config.window is not None and config.window < T
+    if config.dropout or windowed and (
+        config.sinks or config.attend != "fused" or config.positions == "rotary"
+    ):
         raise ValueError(
-            f"window={config.window}, dropout={config.dropout}: neither is covered"
+            f"dropout={config.dropout}, window={config.window}, sinks={config.sinks}, "
+            f"attend={config.attend!r}, positions={config.positions!r}: not covered"
         )
     C, L, H, b = config.width, config.layers, config.heads, bytes_per_value
     x = B * T * C * b  # one activation of the model's width
     wide = B * T * (config.hidden or 4 * C) * b
     fused, rotary = config.attend == "fused", config.positions == "rotary"
-    if fused:  # q, k, v, the output, and a log-sum-exp in fp32
+    if windowed:
+        scores = _saved_window(config, T, B, b)
+    elif fused:  # q, k, v, the output, and a log-sum-exp in fp32
         scores = 2 * x + 2 * x * key_width(config) // C + 4 * B * H * T
     else:  # q and k in fp32, v; the softmax in fp32, the weights; two bool masks
         values, square = B * T * C, B * H * T * T
         scores = (8 + b) * values + (4 + b) * square + 2 * T * T
     # The kernel's output serves the next product; turned queries make it a copy.
-    its_own = fused and (not rotary or T == 1)
+    its_own = fused and not windowed and (not rotary or T == 1)
     gated = config.mlp == "swiglu"
     norm = x + 2 * B * T * b if config.norm == "layer" else 2 * x + B * T * b
     return {
@@ -75,6 +82,18 @@ def saved_activations(config, T, *, B=1, bytes_per_value=4) -> dict[str, int]:
         "loss": (B * T * config.vocab + 1) * b,
         "additions": L * 2 * T * (C // H) * b if rotary else 0,  # cosines and sines
     }
+
+
+def _saved_window(config, T: int, B: int, b: int) -> int:
+    """What `layers.windowed_attention` keeps in one layer."""
+    C, W, shared = config.width, config.window, key_width(config)
+    blocks = -(-T // W)
+    whole = B * blocks * W  # tokens, the last block filled up
+    vectors = whole * (C + 2 * shared) + whole * C  # q, k and v, the output
+    if B > 1 and blocks > 2:  # the later blocks are copies, not views
+        vectors += B * (blocks - 1) * (W * C + 4 * W * shared)
+    mask = 2 * W * W * b + W  # added to the scores, and its empty rows
+    return vectors * b + 4 * config.heads * whole + mask
 
 
 def training_bytes(config, T, *, B=1, bytes_per_value=4) -> dict[str, int]:

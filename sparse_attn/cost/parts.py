@@ -12,22 +12,38 @@ from sparse_attn.cost.memory import key_width
 def flops_by_part(config, T: int, *, B: int = 1) -> dict[str, int]:
     """FLOPs of one forward pass over (B, T) tokens, all layers together.
 
-    Scores as the program computes them: the formula forms the whole square, and so
-    does the fused kernel when a window reaches it as a mask; only plainly causal
-    attention skips half. Backward costs about twice as much, recomputation apart.
+    Scores as the program computes them, see `computed_pairs`. Backward costs about
+    twice as much, recomputation apart.
     """
     check_counts(T=T, B=B)
     C, L, hidden = config.width, config.layers, config.hidden or 4 * config.width
-    masked = config.window is not None and config.window < T
-    skips = config.attend == "fused" and not masked
     tokens, shared = B * T, key_width(config)
     return {
         "query": L * 2 * tokens * C * C,
         "key": L * 2 * tokens * C * shared,
         "value": L * 2 * tokens * C * shared,
-        "scores": L * 4 * B * C * pairs(T, causal=skips),
+        "scores": L * 4 * B * C * computed_pairs(config, T),
         "out": L * 2 * tokens * C * C,
         "mlp up": L * 2 * tokens * C * hidden * (2 if config.mlp == "swiglu" else 1),
         "mlp down": L * 2 * tokens * hidden * C,
         "head": 2 * tokens * C * config.vocab,
     }
+
+
+def computed_pairs(config, T: int) -> int:
+    """Query-key pairs that one head computes, needed or not.
+
+    The formula forms the whole square. The fused kernel skips what is causally hidden
+    and computes a window in blocks, the first one causal, the others window x
+    2·window; sinks reach it as a mask over the square.
+    """
+    check_counts(T=T)
+    window = config.window
+    if config.attend == "formula":
+        return pairs(T)
+    if window is None or window >= T:
+        return pairs(T, causal=True)
+    if config.sinks:
+        return pairs(T)
+    later = -(-T // window) - 1  # blocks after the first, the last one filled up
+    return pairs(window, causal=True) + later * 2 * window * window
