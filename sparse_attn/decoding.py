@@ -14,7 +14,8 @@ class Cache:
     Keeps all keys and values, or, for a model with a window, the first `sinks` and
     the last window - 1, so that its size is fixed. window and sinks: the model's own
     unless given. renumber: count positions inside the cache, as StreamingLLM does,
-    so that a rotary model never meets a distance it was not trained on.
+    so that a rotary model never meets a distance it was not trained on. store: how
+    the numbers are kept, a key of `FORMATS`.
     Raises ValueError for renumber without rotary positions. Source: Xiao et al. 2023.
     """
 
@@ -25,6 +26,7 @@ class Cache:
         window: int | None = None,
         sinks: int | None = None,
         renumber: bool = False,
+        store: str = "as is",
     ):
         window = model.config.window if window is None else window
         sinks = model.config.sinks if sinks is None else sinks
@@ -36,7 +38,9 @@ class Cache:
                 f"renumber={renumber} needs rotary positions, "
                 f"not {model.config.positions!r}"
             )
-        self.layers = [LayerCache(window, sinks, renumber) for _ in model.blocks]
+        if store not in FORMATS:
+            raise ValueError(f"store={store!r}: choose from {list(FORMATS)}")
+        self.layers = [LayerCache(window, sinks, renumber, store) for _ in model.blocks]
 
     @property
     def seen(self) -> int:
@@ -49,17 +53,21 @@ class Cache:
         return sum(
             x.numel() * x.element_size()
             for layer in self.layers
-            for x in (layer.k, layer.v)
-            if x is not None
+            for x in (*layer.k, *layer.v)
         )
 
 
 class LayerCache:
-    """Keys and values of one layer, (B, Hkv, S, D), and the position `at` of each."""
+    """Keys and values of one layer, packed, and the position `at` of each token.
 
-    def __init__(self, window: int | None, sinks: int, renumber: bool):
+    k and v: tuples of tensors (B, Hkv, S, ...), as the format packs (B, Hkv, S, D).
+    """
+
+    def __init__(self, window: int | None, sinks: int, renumber: bool, store: str):
         self.window, self.sinks, self.renumber = window, sinks, renumber
-        self.k = self.v = self.at = None
+        self.pack, self.unpack = FORMATS[store]
+        self.k = self.v = ()
+        self.at = None
         self.seen = 0
 
     def attend(self, attention: nn.Module, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -73,11 +81,11 @@ class LayerCache:
         if attention.rotary and not self.renumber:
             q, k = rotate(q, new), rotate(k, new)
         self._append(k, v, new)
-        k = self.k
+        k, v = (self.unpack(x).to(q.dtype) for x in (self.k, self.v))
         if attention.rotary and self.renumber:
             places = torch.arange(k.shape[-2], device=q.device)
             q, k = rotate(q, places[-T:]), rotate(k, places)
-        y = attention.scores(q, k, self.v, self._mask(new))
+        y = attention.scores(q, k, v, self._mask(new))
         self._forget()
         return y
 
@@ -86,11 +94,11 @@ class LayerCache:
         return self.window is not None and self.seen + T > self.sinks + self.window
 
     def _append(self, k: Tensor, v: Tensor, new: Tensor):
-        if self.k is None:
+        k, v = self.pack(k), self.pack(v)
+        if self.at is None:
             self.k, self.v, self.at = k, v, new
         else:
-            self.k = torch.cat((self.k, k), dim=-2)
-            self.v = torch.cat((self.v, v), dim=-2)
+            self.k, self.v = _joined(self.k, k), _joined(self.v, v)
             self.at = torch.cat((self.at, new))
         self.seen += len(new)
 
@@ -107,8 +115,32 @@ class LayerCache:
             return
         kept = (self.at > self.seen - self.window) | (self.at < self.sinks)
         if not kept.all():
-            self.k, self.v = self.k[:, :, kept], self.v[:, :, kept]
+            self.k, self.v = (
+                tuple(x[:, :, kept] for x in packed) for packed in (self.k, self.v)
+            )
             self.at = self.at[kept]
+
+
+def _joined(old: tuple, new: tuple) -> tuple:
+    return tuple(torch.cat(both, dim=2) for both in zip(old, new, strict=True))
+
+
+def _to_int8(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers up to 127, and a scale for each token and head: x = n · scale.
+
+    The scale is the largest magnitude over 127, so nothing is clipped, and the error
+    is at most half a scale. It takes 4 bytes beside D bytes of whole numbers.
+    """
+    scale = x.abs().amax(dim=-1, keepdim=True).float() / 127
+    n = x.float() / scale.clamp_min(torch.finfo(torch.float32).tiny)
+    return n.round().to(torch.int8), scale
+
+
+FORMATS = {  # name -> (pack, unpack), for tensors (B, Hkv, S, D)
+    "as is": (lambda x: (x,), lambda packed: packed[0]),
+    "fp16": (lambda x: (x.half(),), lambda packed: packed[0]),
+    "int8": (_to_int8, lambda packed: packed[0] * packed[1]),
+}
 
 
 @torch.no_grad()  # and not inference_mode: a cache and a text can be used on

@@ -70,7 +70,7 @@ def windowed_attention(q, k, v, window: int) -> Tensor:
     """
     check_qkv(q, k, v)
     check_counts(window=window)
-    B, H, T, D = q.shape
+    B, _, T, _ = q.shape
     if k.shape[-2] != T:
         raise ValueError(f"k has {k.shape[-2]} keys: as many as the {T} queries needed")
     if window >= T:

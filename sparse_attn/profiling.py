@@ -40,6 +40,12 @@ PARTS = {
     "head": "head",
     "loss": "loss",
 }
+GROUPS = {  # coarser, for a picture; what is not named here is the rest
+    "scores": ("scores",),
+    "projections": ("query", "key", "value", "out"),
+    "MLP": ("mlp up", "mlp activation", "mlp down"),
+    "LM head": ("head",),
+}
 ORDER = (*dict.fromkeys(PARTS.values()), BETWEEN, "optimizer")
 
 
@@ -60,6 +66,15 @@ class Profile:
     def accounted(self) -> float:
         """Sum of the parts over the whole: 1, but for what the hooks cost and noise."""
         return sum(self.seconds.values()) / self.whole.median
+
+
+def grouped(parts: dict[str, float]) -> dict[str, float]:
+    """Amounts by part, as here or in `cost.flops_by_part`, added up by `GROUPS`."""
+    groups = {
+        group: sum(parts.get(part, 0) for part in names)
+        for group, names in GROUPS.items()
+    }
+    return groups | {"rest": sum(parts.values()) - sum(groups.values())}
 
 
 def profile_forward(

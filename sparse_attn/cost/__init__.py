@@ -1,8 +1,10 @@
-"""Closed forms of what attention and a GPT cost: `flops` for work, `memory` for bytes.
+"""Closed forms of what attention and a GPT cost: `flops` for work, `memory` for bytes,
+`parts` for a whole GPT, `advice` for what to change first.
 
 `from sparse_attn import cost`, then cost.scores(...), cost.parameters(...), and so on.
 """
 
+from sparse_attn.cost.advice import Advice, advise, remedies, seconds_by_part
 from sparse_attn.cost.flops import (
     Cost,
     block,
@@ -30,7 +32,9 @@ from sparse_attn.cost.memory import (
 from sparse_attn.cost.parts import computed_pairs, flops_by_part
 
 __all__ = [
+    "Advice",
     "Cost",
+    "advise",
     "block",
     "computed_pairs",
     "flops_by_part",
@@ -44,9 +48,11 @@ __all__ = [
     "pairs",
     "parameters",
     "projections",
+    "remedies",
     "saved_activations",
     "score_share",
     "scores",
+    "seconds_by_part",
     "topk_flops",
     "topk_mlp_break_even",
     "topk_mlp_flops",

@@ -47,8 +47,9 @@ def saved_activations(config, T, *, B=1, bytes_per_value=4) -> dict[str, int]:
     """
     check_counts(T=T, B=B, bytes_per_value=bytes_per_value)
     windowed = config.window is not None and config.window < T
-    if config.dropout or windowed and (
-        config.sinks or config.attend != "fused" or config.positions == "rotary"
+    if config.dropout or (
+        windowed
+        and (config.sinks or config.attend != "fused" or config.positions == "rotary")
     ):
         raise ValueError(
             f"dropout={config.dropout}, window={config.window}, sinks={config.sinks}, "
