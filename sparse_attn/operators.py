@@ -3,10 +3,13 @@
 `profiling` attributes time to the parts of a model; this asks another clock.
 """
 
+import os
 from collections.abc import Callable
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it writes progress to stderr
 
 GROUPS = {  # words in the names of PyTorch's operators, those of backward included
     "attention": ("scaled_dot_product", "flash_attention", "efficient_attention"),

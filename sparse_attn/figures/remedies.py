@@ -9,7 +9,6 @@ from sparse_attn.figures.style import (
     INK,
     ORANGE,
     PALE,
-    PINK,
     SKY,
     Plot,
     power_of_two_axis,
@@ -23,7 +22,7 @@ LENGTHS = [2**n for n in range(7, 15)]  # 128 to 16,384
 _COLORS = dict(
     zip(
         ("scores", "projections", "MLP", "LM head"),
-        (ORANGE, SKY, BLUE, PINK),
+        (ORANGE, SKY, BLUE, PALE),
         strict=True,
     )
 )
@@ -88,7 +87,8 @@ def shared_heads(kv_heads: int, T: int) -> Plot:
     heads = f"{kv_heads} key-value head{'s' * (kv_heads > 1)}"
     finding = f"{heads}, {T:,} tokens: {left['whole model']:.0%} of the FLOPs remain"
     plot = Plot(height=2.9)
-    ax = plot.add_subplot(title=finding)
+    ax = plot.add_subplot()
+    _headline(plot, finding)
     names = list(left)
     ax.barh(names, [1] * len(names), color=PALE, height=0.6)
     colors = [BLUE, BLUE, ORANGE, BLUE, INK]
@@ -154,13 +154,18 @@ def losses(runs: dict[str, list[float]]) -> Plot:
         f"Best: {best} ({np.mean(runs[best]) - mean:+.2f}), "
         f"worst: {worst} ({np.mean(runs[worst]) - mean:+.2f})"
     )
-    ax.set_title(finding)
+    _headline(plot, finding)
     said = "; ".join(f"{name} {np.mean(x):.3f}" for name, x in runs.items())
     return plot.describe(
         caption=f"{finding}, against a mean of {mean:.2f}. Dots are seeds, bars means; "
         "the gray band spans the baseline's seeds.",
         alt=f"Dots per variant, mean bits per byte: {said}.",
     )
+
+
+def _headline(plot: Plot, text: str):
+    """A title over the whole figure, where long labels push the axes to the right."""
+    plot.suptitle(text, x=0.01, ha="left", fontsize=11, fontweight="bold")
 
 
 @styled
