@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from sparse_attn import cost, figures, units
-from sparse_attn.timing import Timing
+from sparse_attn.timing import Ratio, Timing
 
 WORDS = ["Our", "planet", "is", "a", "lonely", "speck"]
 LENGTHS = [128 * 2**n for n in range(7)]
@@ -50,6 +50,38 @@ def speedups(heads):
 
 # figure -> (arguments, numbers that its caption must state)
 DRAWN = {
+    "losses": (
+        dict(runs={"as GPT-2": [2.0, 2.2], "MLP 3x": [2.4, 2.6], "window": [1.9, 2.1]}),
+        ["window (-0.10)", "MLP 3x (+0.40)", "2.10"],
+    ),
+    "model_shares": (
+        dict(T=512, C=768),
+        ["scores 7%", "projections 21%", "MLP 43%", "LM head 29%", "512", "768"],
+    ),
+    "remedies": (
+        dict(
+            measured={
+                "fused": Ratio(0.7, 0.65, 0.75),
+                "a very long name of a remedy": Ratio(0.93, 0.9, 0.95),
+            },
+            predicted={"fused": 0.8, "a very long name of a remedy": 0.92},
+            device="a machine",
+        ),
+        ["fused, 0.70", "a machine"],
+    ),
+    "shared_heads": (
+        dict(kv_heads=4, T=512),
+        ["4 key-value heads", "512", "93%", "100%"],
+    ),
+    "training_memory": (
+        dict(
+            rows={
+                name: dict(parameters=1e9, gradients=1e9, AdamW=2e9, activations=n)
+                for name, n in (("formula", 3e9), ("fused", 1e9))
+            }
+        ),
+        ["formula 7 GB", "fused 5 GB", "formula 3 GB", "fused 1 GB"],
+    ),
     "block_share": (dict(T=512, C=768), ["512", "768", "10.0%", "4,608"]),
     "full_against_topk": (
         dict(T=16_384, K=16),
