@@ -38,7 +38,8 @@ def model_shares(T: int, C: int) -> Plot:
     said = ", ".join(f"{name} {at[name] / sum(at.values()):.0%}" for name in _COLORS)
 
     plot = Plot(height=3.6)
-    ax = plot.add_subplot(title=f"Width {C:,}, {T:,} tokens: {said}")
+    ax = plot.add_subplot()
+    _headline(plot, f"C = {C:,}, T = {T:,}: {said}")
     ax.stackplot(LENGTHS, *shares.values(), colors=_COLORS.values(), lw=0)
     ax.axvline(T, color=INK, lw=1)
     below = np.cumsum([0, *(row[-1] for row in shares.values())])
