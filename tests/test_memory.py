@@ -81,7 +81,11 @@ def test_training_state_is_four_times_the_weights_and_the_activations():
     [
         (lambda: cost.kv_cache_bytes(SMALL, 0), "T=0"),
         (lambda: cost.kv_cache_bytes(SMALL, 1, bytes_per_value=0), "bytes_per_value=0"),
-        (lambda: cost.saved_activations(SMALL.but(window=4), 8), "window=4"),
+        (
+            lambda: cost.saved_activations(SMALL.but(window=4, attend="formula"), 8),
+            "window=4",
+        ),
+        (lambda: cost.saved_activations(SMALL.but(window=4, sinks=1), 8), "sinks=1"),
         (lambda: cost.saved_activations(SMALL.but(dropout=0.1), 8), "dropout=0.1"),
         (lambda: cost.training_bytes(SMALL, 8, B=-1), "B=-1"),
     ],
