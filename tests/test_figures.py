@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
+from test_figures_cache import DRAWN as CACHE
 
 from sparse_attn import cost, figures, units
 from sparse_attn.timing import Ratio, Timing
@@ -142,6 +143,8 @@ DRAWN = {
         [f"{weights().max():.2f}"],
     ),
 }
+
+DRAWN |= CACHE
 
 each_figure = pytest.mark.parametrize("name", DRAWN)
 

@@ -1,4 +1,4 @@
-"""Figures of the KV cache: their captions state what their numbers say."""
+"""Figures of the KV cache: how they are drawn, for `test_figures`; their arithmetic."""
 
 import pytest
 
@@ -26,7 +26,7 @@ DRAWN = {  # figure -> (arguments, what its caption must state)
             },
             device="a machine",
         ),
-        ["a machine", "after 512", "every token again 2", "with a cache 40"],
+        ["a machine", "after 512", "again 2", "cache 40"],
     ),
     "past_training": (
         dict(
@@ -55,23 +55,6 @@ DRAWN = {  # figure -> (arguments, what its caption must state)
         ["window 4,096", "537 MB instead of 2.15 GB", "at most 16,384"],
     ),
 }
-
-each_figure = pytest.mark.parametrize("name", DRAWN)
-
-
-@each_figure
-def test_a_caption_states_the_numbers_of_its_input(name):
-    arguments, numbers = DRAWN[name]
-    plot = getattr(figures, name)(**arguments)
-    for number in numbers:
-        assert number in plot.caption
-    assert len(plot.alt) > 30 and plot.alt != plot.caption
-
-
-@each_figure
-def test_a_figure_is_the_same_bytes_each_time(name):
-    first, again = (getattr(figures, name)(**DRAWN[name][0]) for _ in range(2))
-    assert first.png(dpi=50) == again.png(dpi=50)
 
 
 def test_as_many_caches_fit_as_the_caption_says():
