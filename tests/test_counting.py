@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from sparse_attn import cost, counting
 from sparse_attn.attention import attention
+from sparse_attn.counting import calls
 
 aten = torch.ops.aten
 
@@ -88,7 +89,7 @@ OPERATORS = {  # what other devices call, with is_causal where their schemas hav
 
 @pytest.mark.parametrize("operator, options", OPERATORS.values(), ids=OPERATORS)
 def test_the_fused_kernels_of_other_devices_count_the_triangle_too(operator, options):
-    count = counting._fused_attention()[operator]
+    count = calls._fused_attention()[operator]
     given = heads(device="meta")
     assert count(*given, *options) == products(6, 6, 21)
     assert count(*given, *options[:-1], False) == products(6, 6)
