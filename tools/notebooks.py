@@ -54,6 +54,7 @@ def execute(path: Path, device: str | None = None):
         client = NotebookClient(
             notebook,
             timeout=600,
+            coalesce_streams=True,  # a cell's printed lines are one output, always
             extra_arguments=["--IPKernelApp.log_level=40"],  # errors only
             resources={"metadata": {"path": str(path.parent)}},
             on_cell_executed=lambda **_: bar.update(),
