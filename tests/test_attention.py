@@ -1,75 +1,17 @@
 """The specification itself: attention against loops, against PyTorch, and its laws."""
 
-import itertools
-
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import DTYPES, RAGGED, by_loops, draw, off, options
 
 from sparse_attn.attention import attention, attention_weights, causal_mask
 
-DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-RAGGED = (1, 2, 63, 97, 300)
 KINDS = ("plain", "causal", "mask", "mask and causal")
 
 steady = settings(deadline=None, derandomize=True, max_examples=40)
-
-
-def draw(T, S, *, B=1, H=2, Hkv=2, D=16, dtype=torch.float64, seed=0):
-    torch.manual_seed(seed)
-    q = torch.randn(B, H, T, D, dtype=torch.float64)
-    k, v = (torch.randn(B, Hkv, S, D, dtype=torch.float64) for _ in range(2))
-    return tuple(x.to(dtype) for x in (q, k, v))
-
-
-def options(kind, T, S):
-    """Keyword arguments, and the same rule as (t, s) -> bool, said without tensors."""
-    seen = torch.rand(T, S) < 0.7
-    causal, masked = "causal" in kind, "mask" in kind
-    table = seen.tolist()
-
-    def sees(t, s):
-        return (not causal or s <= t + S - T) and (not masked or table[t][s])
-
-    return dict(causal=causal, mask=seen if masked else None), sees
-
-
-def by_loops(q, k, v, sees, scale=None):
-    """softmax(q kᵀ · scale) v in float64, query by query, and what rounding may add.
-
-    The standard error model: storing a number multiplies it by at most e^u, each step
-    of a sum by e^a (halves are summed in float32). Scores then err by at most `shift`,
-    and weight s by at most a factor exp(shift_s) · Σ w exp(shift).
-    """
-    own = torch.finfo(torch.float64).eps / 2  # these loops round too
-    u = torch.finfo(q.dtype).eps / 2 + own
-    a = min(u, torch.finfo(torch.float32).eps / 2 + own)
-    smallest = torch.finfo(q.dtype).smallest_normal * u
-    q, k, v = (x.double().numpy() for x in (q, k, v))
-    (B, H, T, D), S = q.shape, k.shape[2]
-    group, scale = H // k.shape[1], D**-0.5 if scale is None else scale
-    out, budget = np.zeros((2, B, H, T, D))
-    for t in range(T):
-        keys = [s for s in range(S) if sees(t, s)]
-        for b, h in itertools.product(range(B), range(H)) if keys else ():
-            x, mine, values = q[b, h, t], k[b, h // group, keys], v[b, h // group, keys]
-            scores = scale * (mine @ x)
-            w = np.exp(scores - scores.max())
-            w /= w.sum()
-            out[b, h, t] = w @ values
-
-            products = abs(scale) * (abs(mine) @ abs(x))
-            shift = np.expm1(2 * u + (D + 2) * a) * products + 2 * a * products.max()
-            grown = shift + np.log1p(w @ np.expm1(shift)) + (2 * S + 4) * a + 2 * u
-            budget[b, h, t] = (w * np.expm1(grown) + smallest) @ abs(values)
-    return torch.from_numpy(out), torch.from_numpy(budget)
-
-
-def off(out, expected):
-    return (out.double() - expected).abs()
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,6 +11,7 @@ from sparse_attn.attention import attention, attention_weights, causal_mask
 from sparse_attn.exercises import check
 from sparse_attn.explore import explore
 from sparse_attn.figures import block_share
+from sparse_attn.flash import flash_attention, merge, merge_tree, online_softmax
 from sparse_attn.layers import fused_attention
 
 
@@ -66,7 +67,17 @@ def test_attention_explains(function, name, got, changed):
     explains(lambda: function(**dict(q=x(), k=x(), v=x()) | changed), name, got)
 
 
+UNMASKED = {name: case for name, case in TENSORS.items() if case[0] != "mask"}
+
+
+@pytest.mark.parametrize("name, got, changed", UNMASKED.values(), ids=UNMASKED)
+def test_tiled_attention_explains(name, got, changed):
+    call = dict(q=x(), k=x(), v=x()) | changed
+    explains(lambda: flash_attention(**call), name, got)
+
+
 PARTS = dict(T=8, C=12, B=1, bytes_per_value=4)
+TILED = dict(T=8, S=9, block_q=3, block_k=2)
 COSTS = {
     cost.pairs: dict(T=8),
     cost.scores: PARTS | dict(H=3),
@@ -83,6 +94,12 @@ COSTS = {
     cost.topk_flops: dict(T=8, D=4, K=2),
     cost.topk_mlp_flops: dict(T=8, D=4, hidden=5, K=2),
     cost.topk_mlp_break_even: dict(D=4, hidden=5, K=2),
+    cost.naive_elements: dict(T=8, D=4, S=9),
+    cost.outer_kv_elements: TILED | dict(D=4),
+    cost.outer_q_elements: TILED | dict(D=4),
+    cost.tiles: TILED,
+    cost.tile_memory: dict(D=4, block_q=3, block_k=2),
+    cost.flash_blocks: dict(M=100, D=4),
 }
 EACH = [(function, name) for function, good in COSTS.items() for name in good]
 
@@ -123,7 +140,18 @@ def peak_on(where):
         pass
 
 
+LSE = torch.zeros(1, 2, 5)
 OTHERS = {
+    "block of queries": (lambda: flash_attention(*[x()] * 3, block_q=0), "block_q", 0),
+    "block of keys": (lambda: flash_attention(*[x()] * 3, block_k=2.5), "block_k", 2.5),
+    "block of scores": (lambda: online_softmax(x(), 0), "block", 0),
+    "scores of no number": (lambda: online_softmax(x(2, 0), 1), "x", (2, 0)),
+    "whole scores": (lambda: online_softmax(x().long(), 1), "x", "torch.int64"),
+    "nothing to merge": (lambda: merge([], []), "outs", 0),
+    "fewer sums": (lambda: merge([x(), x()], [LSE]), "lses", 1),
+    "sums of another shape": (lambda: merge([x()], [x()]), "lses", (1, 2, 5, 8)),
+    "parts of two shapes": (lambda: merge([x(), x(5)], [LSE, LSE]), "outs", (5,)),
+    "no states": (lambda: merge_tree([]), "states", "empty"),
     "fused lengths": (fused_on_two_lengths, "v", (1, 2, 4, 8)),
     "device wanted": (lambda: device.pick_device("tpu"), "device", "'tpu'"),
     "device index": (lambda: device.pick_device("cpu:x"), "device", "'cpu:x'"),

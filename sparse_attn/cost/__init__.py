@@ -1,5 +1,5 @@
 """Closed forms of what attention and a GPT cost: `flops` for work, `memory` for bytes,
-`parts` for a whole GPT, `advice` for what to change first.
+`traffic` for tiles, `parts` for a whole GPT, `advice` for what to change first.
 
 `from sparse_attn import cost`, then cost.scores(...), cost.parameters(...), and so on.
 """
@@ -30,13 +30,26 @@ from sparse_attn.cost.memory import (
     training_bytes,
 )
 from sparse_attn.cost.parts import computed_pairs, flops_by_part
+from sparse_attn.cost.traffic import (
+    Elements,
+    TileCount,
+    flash_blocks,
+    naive_elements,
+    outer_kv_elements,
+    outer_q_elements,
+    tile_memory,
+    tiles,
+)
 
 __all__ = [
     "Advice",
     "Cost",
+    "Elements",
+    "TileCount",
     "advise",
     "block",
     "computed_pairs",
+    "flash_blocks",
     "flops_by_part",
     "fused_scores",
     "half_share_length",
@@ -44,7 +57,10 @@ __all__ = [
     "lm_head",
     "mlp",
     "model",
+    "naive_elements",
     "norms_and_additions",
+    "outer_kv_elements",
+    "outer_q_elements",
     "pairs",
     "parameters",
     "projections",
@@ -53,6 +69,8 @@ __all__ = [
     "score_share",
     "scores",
     "seconds_by_part",
+    "tile_memory",
+    "tiles",
     "topk_flops",
     "topk_mlp_break_even",
     "topk_mlp_flops",
