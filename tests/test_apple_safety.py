@@ -67,6 +67,13 @@ class LikeMPS(TorchDispatchMode):
         return out
 
 
+@pytest.fixture(autouse=True)
+def gradients_as_before():
+    """A chapter may switch gradients off; the tests after it need them."""
+    with torch.enable_grad():
+        yield
+
+
 @pytest.mark.parametrize("path", chapters(), ids=lambda path: path.stem)
 def test_a_chapter_never_leaves_what_mps_can_do(path, monkeypatch):
     monkeypatch.chdir(path.parent)
