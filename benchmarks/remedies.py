@@ -9,7 +9,6 @@ file, so that an interrupted sweep goes on; parts of it may run side by side.
 import argparse
 import fcntl
 import json
-import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from sparse_attn import corpus, training
 from sparse_attn.device import facts, pick_device
 from sparse_attn.gpt import GPT, GPTConfig
+from sparse_attn.units import slug
 
 RESULTS = Path(__file__).resolve().parent / "results"
 BASE = GPTConfig(layers=4, heads=12, width=192, vocab=256, context=256)
@@ -44,7 +44,7 @@ def main():
     device = pick_device()
     if device.type == "cpu" and parts > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // parts))
-    path = RESULTS / f"remedies-{_slug(facts(device).name)}.json"
+    path = RESULTS / f"remedies-{slug(facts(device).name)}.json"
     runs = [(seed, name) for seed in range(asked.seeds) for name in VARIANTS]
     for seed, name in runs[first - 1 :: parts]:
         key = f"{name} | seed {seed} | {asked.steps} steps"
@@ -84,10 +84,6 @@ def _results(path: Path):
             file.seek(0)
             file.truncate()
             file.write(json.dumps(results, indent=1, sort_keys=True) + "\n")
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 if __name__ == "__main__":

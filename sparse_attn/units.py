@@ -1,4 +1,6 @@
-"""Numbers as people write them: lengths, bytes, seconds."""
+"""Numbers as people write them: lengths, bytes, seconds; names as files want them."""
+
+import re
 
 
 def three(x: float) -> str:
@@ -21,6 +23,11 @@ def plain(n: float) -> str:
 def size(n: float, _=None) -> str:
     """Bytes, in powers of 1000: 50.3 MB."""
     return _in_units(n, (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1)))
+
+
+def slug(name: str) -> str:
+    """A name fit for a file: lower case, digits, dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def seconds(s: float, _=None) -> str:

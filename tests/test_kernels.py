@@ -144,3 +144,11 @@ def test_where_nothing_runs_kernels_the_reason_is_said(monkeypatch):
 def test_kernels_explain_what_does_not_fit(changed, says):
     with pytest.raises(ValueError, match=says):
         kernels.flash_forward(**dict.fromkeys("qkv", ones()) | changed)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device to measure")
+def test_without_cuda_the_benchmark_says_why_it_measured_nothing():
+    script = CASES.parent.parent / "benchmarks" / "flash.py"
+    ran = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("Nothing was measured: ")

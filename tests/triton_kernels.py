@@ -11,7 +11,8 @@ import torch
 from oracle import draw, off
 from test_flash import each_order, has_its_gradients, is_attention
 
-from sparse_attn import flash, kernels
+from benchmarks import flash as benchmark
+from sparse_attn import flash, kernels, timing
 
 WHERE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -139,3 +140,16 @@ def test_a_negative_scale_has_its_gradients_too():
     attend(*mirrored, scale=0.25).sum().backward()
     for x, y, sign in zip(is_there, mirrored, (-1, 1, 1), strict=True):
         assert x.grad.equal(sign * y.grad)
+
+
+def test_the_benchmark_measures_both_kernels_both_ways(monkeypatch):
+    """At a size at which even the interpreter is quick; its numbers mean nothing."""
+    monkeypatch.setattr(benchmark, "TOKENS", 32)
+    monkeypatch.setattr(benchmark, "WIDTH", 32)
+    monkeypatch.setattr(timing, "SAMPLES", 2)
+    found = benchmark.compare(T=16, D=16, causal=True, device=torch.device(WHERE))
+    assert list(found) == ["forward", "backward"]
+    for way in found.values():
+        share, low, high = way["rate of SDPA"]
+        assert 0 < low <= share <= high
+        assert way["triton"]["TFLOP/s"] > 0 and way["sdpa"]["seconds"][0] > 0
