@@ -9,7 +9,7 @@ import platform
 import re
 import subprocess
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,9 +99,46 @@ def _cpu_name() -> str:
         if found:
             return found[1]
     if platform.system() == "Darwin":
-        asked = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        return subprocess.run(asked, capture_output=True, text=True).stdout.strip()
+        return _sysctl("machdep.cpu.brand_string")
     return platform.processor() or platform.machine()
+
+
+def caches(device: torch.device | None = None) -> dict[str, int]:
+    """Bytes of each cache between `device` and its memory, nearest first.
+
+    {"L1": ..., "L2": ..., "L3": ...} as far as the system tells, else {}. A CPU's L1
+    and L2 belong to one core, its last one is shared; a GPU's L2 is shared.
+    """
+    device = as_device(device)
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        return {"L1": found.shared_memory_per_multiprocessor, "L2": found.L2_cache_size}
+    if platform.system() == "Linux":
+        return _linux_caches(Path("/sys/devices/system/cpu/cpu0/cache"))
+    if platform.system() == "Darwin":
+        asked = {name: _sysctl(f"hw.perflevel0.{name.lower()}cachesize") for name in
+                 ("L1d", "L2")}  # fmt: skip
+        return {name[:2]: int(size) for name, size in asked.items() if size.isdigit()}
+    return {}
+
+
+def _linux_caches(folder: Path) -> dict[str, int]:
+    """What sysfs says of a core's caches; instructions have one of their own."""
+    found = {}
+    for index in sorted(folder.glob("index*")):
+        with suppress(OSError, ValueError):  # not every system tells everything
+            level, kind, size = (
+                (index / name).read_text().strip() for name in ("level", "type", "size")
+            )
+            if kind != "Instruction":
+                found[f"L{level}"] = int(size.removesuffix("K")) * 1024
+    return found
+
+
+def _sysctl(name: str) -> str:
+    """What macOS says of itself; empty where it does not know the name."""
+    asked = subprocess.run(["sysctl", "-n", name], capture_output=True, text=True)
+    return asked.stdout.strip()
 
 
 def supports(dtype: torch.dtype, device: torch.device) -> bool:

@@ -232,3 +232,40 @@ def test_synchronize_waits_for_the_device_it_is_given(allocator):
     for where in (CPU, CUDA, MPS):
         device.synchronize(where)
     assert allocator.asked == [("synchronize", CUDA), ("synchronize",)]
+
+
+def test_a_cpu_lists_its_caches_and_not_those_of_instructions(tmp_path):
+    def index(i, level, kind, size):
+        folder = tmp_path / f"index{i}"
+        folder.mkdir()
+        for name, text in (("level", level), ("type", kind), ("size", size)):
+            (folder / name).write_text(f"{text}\n")
+
+    index(0, 1, "Data", "32K")
+    index(1, 1, "Instruction", "64K")
+    index(2, 2, "Unified", "1024K")
+    index(3, 3, "Unified", "33000000")  # a system that writes it otherwise
+    (tmp_path / "index4").mkdir()  # and tells nothing here
+    expected = {"L1": 2**15, "L2": 2**20, "L3": 33_000_000 * 1024}
+    assert device._linux_caches(tmp_path) == expected
+    assert device._linux_caches(tmp_path / "none") == {}
+
+
+def test_a_mac_lists_its_caches_as_far_as_it_knows(backends, monkeypatch):
+    backends("mps")
+    sizes = {"hw.perflevel0.l1dcachesize": "131072", "hw.perflevel0.l2cachesize": ""}
+    monkeypatch.setattr(device.platform, "system", lambda: "Darwin")
+    monkeypatch.setattr(device, "_sysctl", sizes.get)
+    assert device.caches(MPS) == {"L1": 131_072}
+
+
+def test_a_gpu_lists_what_an_sm_and_what_all_share(backends, monkeypatch):
+    backends("cuda")
+    told = SimpleNamespace(shared_memory_per_multiprocessor=9, L2_cache_size=70)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: told)
+    assert device.caches(CUDA) == {"L1": 9, "L2": 70}
+
+
+def test_another_system_tells_nothing_of_its_caches(monkeypatch):
+    monkeypatch.setattr(device.platform, "system", lambda: "Plan 9")
+    assert device.caches(CPU) == {}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from test_figures_cache import DRAWN as CACHE
+from test_figures_roofline import DRAWN as ROOFLINE
 
 from sparse_attn import cost, figures, units
 from sparse_attn.timing import Ratio, Timing
@@ -144,7 +145,7 @@ DRAWN = {
     ),
 }
 
-DRAWN |= CACHE
+DRAWN |= CACHE | ROOFLINE
 
 each_figure = pytest.mark.parametrize("name", DRAWN)
 
@@ -277,6 +278,16 @@ EXTREMES += [
 ]
 EXTREMES += [
     ("full_against_topk", dict(T=T, K=K)) for T in (256, 131_072) for K in (4, 256)
+]
+EXTREMES += [
+    ("matmul_on_roofs", dict(n=n, dtype=dtype))
+    for n in (16, 4096)
+    for dtype in ("FP32", "TF32", "BF16")
+]
+EXTREMES += [
+    ("attention_on_roof", ROOFLINE["attention_on_roof"][0] | dict(T=T, D=D))
+    for T in (64, 65_536)
+    for D in (16, 256)
 ]
 EXTREMES += [  # as another device might measure them
     (

@@ -14,7 +14,8 @@ from sparse_attn import device, roofline
 def quick(monkeypatch):
     """The same report with a small copy and a small product."""
     monkeypatch.setattr(roofline, "COPY_BYTES", 2**16)
-    monkeypatch.setattr(roofline, "MATMUL_SIDE", {"cpu": 16})
+    monkeypatch.setattr(roofline, "MATMUL_SIDES", {"cpu": (16,)})
+    monkeypatch.setattr(roofline, "caches", lambda _: {})
     monkeypatch.setenv("SPARSE_ATTN_DEVICE", "cpu")
     roofline.measure_ceilings.cache_clear()
     yield

@@ -1,5 +1,6 @@
 """Closed forms of what attention and a GPT cost: `flops` for work, `memory` for bytes,
-`traffic` for tiles, `parts` for a whole GPT, `advice` for what to change first.
+`operations` for single ones, `traffic` for tiles, `parts` for a whole GPT, `advice`
+for what to change first.
 
 `from sparse_attn import cost`, then cost.scores(...), cost.parameters(...), and so on.
 """
@@ -29,6 +30,14 @@ from sparse_attn.cost.memory import (
     saved_activations,
     training_bytes,
 )
+from sparse_attn.cost.operations import (
+    OPERATIONS,
+    chain,
+    elementwise,
+    matmul,
+    wave_use,
+    waves,
+)
 from sparse_attn.cost.parts import computed_pairs, flops_by_part
 from sparse_attn.cost.traffic import (
     Elements,
@@ -42,19 +51,23 @@ from sparse_attn.cost.traffic import (
 )
 
 __all__ = [
+    "OPERATIONS",
     "Advice",
     "Cost",
     "Elements",
     "TileCount",
     "advise",
     "block",
+    "chain",
     "computed_pairs",
+    "elementwise",
     "flash_blocks",
     "flops_by_part",
     "fused_scores",
     "half_share_length",
     "kv_cache_bytes",
     "lm_head",
+    "matmul",
     "mlp",
     "model",
     "naive_elements",
@@ -76,4 +89,6 @@ __all__ = [
     "topk_mlp_flops",
     "topk_pairs",
     "training_bytes",
+    "wave_use",
+    "waves",
 ]

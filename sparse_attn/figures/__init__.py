@@ -17,6 +17,12 @@ from sparse_attn.figures.cost import (
     time_against_length,
 )
 from sparse_attn.figures.grids import pair_grids, weight_grid
+from sparse_attn.figures.machine import (
+    anatomy,
+    chain_gains,
+    rate_by_size,
+    staircase,
+)
 from sparse_attn.figures.remedies import (
     losses,
     model_shares,
@@ -24,25 +30,39 @@ from sparse_attn.figures.remedies import (
     shared_heads,
     training_memory,
 )
+from sparse_attn.figures.roofline import (
+    attention_on_roof,
+    bound_and_time,
+    matmul_on_roofs,
+    roofline,
+)
 from sparse_attn.figures.style import Plot
 
 __all__ = [
     "Plot",
+    "anatomy",
+    "attention_on_roof",
     "block_share",
+    "bound_and_time",
     "cache_size",
+    "chain_gains",
     "decoding_speed",
     "full_against_topk",
     "losses",
+    "matmul_on_roofs",
     "memory_against_length",
     "model_shares",
     "pair_grids",
     "past_training",
     "published_table",
+    "rate_by_size",
     "reach",
     "remedies",
+    "roofline",
     "shared_heads",
     "shared_reads",
     "shares",
+    "staircase",
     "time_against_length",
     "training_memory",
     "weight_grid",
