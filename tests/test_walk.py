@@ -44,31 +44,23 @@ def is_attention(out, q, k, v, causal):
     assert (off(out, exact[0, 0]) <= 2 * budget[0, 0]).all()
 
 
+@pytest.mark.parametrize(
+    ("walk", "elements"),
+    [
+        (outer_kv_walk, cost.outer_kv_elements),
+        (outer_q_walk, cost.outer_q_elements),
+    ],
+)
 @steady
 @given(shape=shapes)
-def test_outer_kv_is_attention_and_moves_what_the_formula_says(shape):
+def test_each_order_is_attention_and_moves_what_the_formula_says(walk, elements, shape):
     T, S, D, block_q, block_k, causal = shape
     q, k, v = head(T, S, D)
-    memory = SlowMemory()
-    walk = outer_kv_walk(
-        memory, q, k, v, block_q=block_q, block_k=block_k, causal=causal
+    memory, blocks = SlowMemory(), dict(block_q=block_q, block_k=block_k)
+    is_attention(
+        walk(memory, q, k, v, causal=causal, **blocks).finish(), q, k, v, causal
     )
-    is_attention(walk.finish(), q, k, v, causal)
-    expected = cost.outer_kv_elements(T, D, block_q, block_k, S=S, causal=causal)
-    assert (memory.read, memory.written) == (expected.read, expected.written)
-
-
-@steady
-@given(shape=shapes)
-def test_outer_q_is_attention_and_moves_what_the_formula_says(shape):
-    T, S, D, block_q, block_k, causal = shape
-    q, k, v = head(T, S, D)
-    memory = SlowMemory()
-    walk = outer_q_walk(
-        memory, q, k, v, block_q=block_q, block_k=block_k, causal=causal
-    )
-    is_attention(walk.finish(), q, k, v, causal)
-    expected = cost.outer_q_elements(T, D, block_q, block_k, S=S, causal=causal)
+    expected = elements(T, D, S=S, causal=causal, **blocks)
     assert (memory.read, memory.written) == (expected.read, expected.written)
 
 

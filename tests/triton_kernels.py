@@ -8,8 +8,13 @@ import os
 
 import pytest
 import torch
-from oracle import draw, off
-from test_flash import each_order, has_its_gradients, is_attention
+from oracle import draw
+from test_flash import (
+    each_order,
+    has_its_gradients,
+    is_attention,
+    is_the_log_sum_exp,
+)
 
 from benchmarks import flash as benchmark
 from sparse_attn import flash, kernels, timing
@@ -38,7 +43,7 @@ def is_right(q, k, v, causal):
 
 
 @each_order
-@pytest.mark.parametrize("T, D", [(97, 64), (40, 128)])
+@pytest.mark.parametrize("T, D", [(70, 64), (40, 128)])
 @each_dtype
 def test_kernels_give_attention_and_its_gradients_within_their_rounding(
     dtype, T, D, causal
@@ -47,21 +52,21 @@ def test_kernels_give_attention_and_its_gradients_within_their_rounding(
 
 
 @each_order
-@pytest.mark.parametrize("T", [1, 2, 16, 31, 32, 33, 64])
+@pytest.mark.parametrize("T", [1, 16, 31, 32, 33])
 def test_lengths_around_a_tile_leave_no_seam(T, causal):
     is_right(*draw(T, T, dtype=torch.float32), causal)
 
 
 @each_order
-@pytest.mark.parametrize("T, S", [(1, 97), (2, 63), (63, 97), (97, 63), (70, 5)])
+@pytest.mark.parametrize("T, S", [(1, 97), (48, 49), (63, 97), (97, 63), (70, 5)])
 def test_queries_and_keys_may_differ_in_number(T, S, causal):
-    is_right(*draw(T, S, dtype=torch.float32), causal)
+    is_right(*draw(T, S, B=2, H=1, Hkv=1, dtype=torch.float32), causal)
 
 
 @each_order
 @pytest.mark.parametrize("Hkv", [1, 2, 4])
 def test_consecutive_query_heads_share_a_key_value_head(Hkv, causal):
-    is_right(*draw(37, 41, B=2, H=4, Hkv=Hkv, dtype=torch.float16), causal)
+    is_right(*draw(37, 41, H=4, Hkv=Hkv, dtype=torch.float16), causal)
 
 
 @pytest.mark.parametrize("D", [1, 7, 16, 80, 256])
@@ -81,18 +86,10 @@ def test_a_query_that_sees_no_key_gets_zeros_and_sends_back_zeros(dtype):
 
 
 @each_order
-def test_the_log_sum_exp_is_that_of_the_tiles(causal):
+def test_the_log_sum_exp_is_that_of_the_scores(causal):
     q, k, v = draw(70, 50, dtype=torch.float32)
     _, found = attend(q, k, v, causal=causal, return_lse=True)
-    exact = (x.double() for x in (q, k, v))
-    _, lse = flash.flash_attention(*exact, causal=causal, return_lse=True)
-    assert found.dtype == torch.float32
-    assert found.isneginf().equal(lse.isneginf())
-    seen = lse.isfinite()
-    # Of a score: 16 products and their sum; of the sum: 50 terms, rescaled 4 times.
-    size = (q.abs() @ k.abs().mT).amax(-1) / 4
-    budget = torch.finfo(torch.float32).eps * ((16 + 6) * size + 50 + 16)
-    assert (off(found, lse)[seen] <= budget[seen]).all()
+    is_the_log_sum_exp(found, q, k, causal)
 
 
 def test_tensors_may_lie_in_memory_as_a_model_leaves_them():

@@ -132,13 +132,15 @@ def _check(q, k, v, scale: float | None, *, positive: bool = False) -> float:
 
 
 def _fitted(x: Tensor) -> Tensor:
-    """x with D filled up by zeros to a power of 2 from 16 on, its last axis dense.
+    """x with D filled up by zeros to a power of 2 from 16 on, its last axis dense, and
+    every row of a head within reach of 32 bits.
 
     Zeros change no score; their columns of the result are cut off again.
     """
     D = x.shape[-1]
     x = F.pad(x, (0, max(16, 1 << (D - 1).bit_length()) - D))
-    return x if x.stride(-1) == 1 else x.contiguous()
+    near = x.shape[2] * x.stride(2) < 2**31
+    return x if x.stride(-1) == 1 and near else x.contiguous()
 
 
 def _current(device: torch.device):

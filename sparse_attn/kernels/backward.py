@@ -13,9 +13,10 @@ from sparse_attn.kernels.common import (
     head_of,
     horizon,
     length_class,
+    load_rows,
     product,
     program_of,
-    rows_of,
+    store_rows,
     strides_of,
     tuned,
 )
@@ -63,21 +64,18 @@ def _prepare(
     D: tl.constexpr,
     BQ: tl.constexpr,
 ):
-    """row = rowsum(dO ∘ O) - dLSE; norm = LSE in units of log 2, and +inf instead of
-    -inf: then 2^(scores - norm) is 0 for a row that saw nothing."""
+    """row = rowsum(dO ∘ O) - dLSE; norm = LSE in units of log 2."""
     tile, b, h = program_of(T, H, BQ)
     rows = tile * BQ + tl.arange(0, BQ)
     inside = rows < T
-    x = rows_of(head_of(out, strides[0], b, h), rows, strides[0][2], D)
-    y = rows_of(head_of(dout, strides[1], b, h), rows, strides[1][2], D)
-    x = tl.load(x, mask=inside[:, None], other=0.0).to(tl.float32)
-    y = tl.load(y, mask=inside[:, None], other=0.0).to(tl.float32)
+    out, dout = head_of(out, strides[0], b, h), head_of(dout, strides[1], b, h)
+    x = load_rows(out, rows, strides[0][2], T, D, True).to(tl.float32)
+    y = load_rows(dout, rows, strides[1][2], T, D, True).to(tl.float32)
     at = (b * H + h).to(tl.int64) * T + rows
     slope = tl.sum(x * y, 1) - tl.load(dlse + at, mask=inside, other=0.0)
     tl.store(row + at, slope, mask=inside)
     size = tl.load(lse + at, mask=inside, other=0.0)
-    size = tl.where(size == float("-inf"), float("inf"), size * LOG2E)
-    tl.store(norm + at, size, mask=inside)
+    tl.store(norm + at, size * LOG2E, mask=inside)
 
 
 @tuned("dq")
@@ -105,14 +103,12 @@ def _dq(
     if CAUSAL:
         tile = tl.cdiv(T, BQ) - 1 - tile
     rows = tile * BQ + tl.arange(0, BQ)
-    inside = rows < T
-    mine = rows_of(head_of(q, q_strides, b, h), rows, q_strides[2], D)
-    theirs = rows_of(head_of(dout, dout_strides, b, h), rows, dout_strides[2], D)
-    mine = tl.load(mine, mask=inside[:, None], other=0.0)
-    theirs = tl.load(theirs, mask=inside[:, None], other=0.0)
+    q, dout = head_of(q, q_strides, b, h), head_of(dout, dout_strides, b, h)
+    mine = load_rows(q, rows, q_strides[2], T, D, True)
+    theirs = load_rows(dout, rows, dout_strides[2], T, D, True)
     at = (b * H + h).to(tl.int64) * T + rows
-    shift = tl.load(norm + at, mask=inside, other=float("inf"))
-    offset = tl.load(row + at, mask=inside, other=0.0)
+    shift = tl.load(norm + at, mask=rows < T, other=float("inf"))
+    offset = tl.load(row + at, mask=rows < T, other=0.0)
     k = head_of(k, k_strides, b, h // groups)
     v = head_of(v, v_strides, b, h // groups)
 
@@ -122,8 +118,8 @@ def _dq(
     total = tl.zeros((BQ, D), tl.float32)
     total = _keys_pass_by(total, fixed, factor, 0, clear, D, BK, False)
     total = _keys_pass_by(total, fixed, factor, clear, end, D, BK, True)
-    into = rows_of(head_of(dq, dq_strides, b, h), rows, dq_strides[2], D)
-    tl.store(into, (total * scale).to(dq.dtype.element_ty), mask=inside[:, None])
+    dq = head_of(dq, dq_strides, b, h)
+    store_rows(dq, rows, dq_strides[2], T, total * scale, D)
 
 
 @triton.jit
@@ -141,12 +137,8 @@ def _keys_pass_by(
     mine, theirs, shift, offset, k, v, k_stride, v_stride, last, S = fixed
     for at in range(start, stop, BK):
         index = at + tl.arange(0, BK)
-        near, far = rows_of(k, index, k_stride, D), rows_of(v, index, v_stride, D)
-        if MASKED:
-            near = tl.load(near, mask=index[:, None] < S, other=0.0)
-            far = tl.load(far, mask=index[:, None] < S, other=0.0)
-        else:
-            near, far = tl.load(near), tl.load(far)
+        near = load_rows(k, index, k_stride, S, D, MASKED)
+        far = load_rows(v, index, v_stride, S, D, MASKED)
         scores = product(mine, tl.trans(near), None)  # (BQ, BK)
         weights = tl.exp2(scores * factor - shift[:, None])
         if MASKED:
@@ -180,11 +172,9 @@ def _dkv(
     H, groups, T, S = sizes
     tile, b, shared = program_of(S, H // groups, BK)
     index = tile * BK + tl.arange(0, BK)
-    inside = index[:, None] < S
-    near = rows_of(head_of(k, k_strides, b, shared), index, k_strides[2], D)
-    far = rows_of(head_of(v, v_strides, b, shared), index, v_strides[2], D)
-    near = tl.load(near, mask=inside, other=0.0)
-    far = tl.load(far, mask=inside, other=0.0)
+    k, v = head_of(k, k_strides, b, shared), head_of(v, v_strides, b, shared)
+    near = load_rows(k, index, k_strides[2], S, D, True)
+    far = load_rows(v, index, v_strides[2], S, D, True)
 
     # Queries before `start` see none of the keys; from `clear` on they see all of them.
     start, clear = 0, 0
@@ -208,10 +198,9 @@ def _dkv(
         of_k, of_v = _queries_pass_by(
             *(of_k, of_v, fixed, steps, factor, clear, T, D, BQ, False)
         )
-    into = rows_of(head_of(dk, dk_strides, b, shared), index, dk_strides[2], D)
-    tl.store(into, (of_k * scale).to(dk.dtype.element_ty), mask=inside)
-    into = rows_of(head_of(dv, dv_strides, b, shared), index, dv_strides[2], D)
-    tl.store(into, of_v.to(dv.dtype.element_ty), mask=inside)
+    dk, dv = head_of(dk, dk_strides, b, shared), head_of(dv, dv_strides, b, shared)
+    store_rows(dk, index, dk_strides[2], S, of_k * scale, D)
+    store_rows(dv, index, dv_strides[2], S, of_v, D)
 
 
 @triton.jit
@@ -229,16 +218,15 @@ def _queries_pass_by(
 ):
     """Adds to dK, not yet scaled, and dV what comes from the queries start to stop.
 
-    Tiles are transposed, (BK, BQ). Rows past T have norm +inf, so weight 0; what
+    Tiles are transposed, (BK, BQ). Rows past T get norm +inf, so weight 0; what
     belongs to keys past S is wrong, and never stored.
     """
     near, far, q, dout, row, norm, index, T, S = fixed
     for at in range(start, stop, BQ):
         rows = at + tl.arange(0, BQ)
         inside = rows < T
-        mine = tl.load(rows_of(q, rows, steps[0], D), mask=inside[:, None], other=0.0)
-        theirs = rows_of(dout, rows, steps[1], D)
-        theirs = tl.load(theirs, mask=inside[:, None], other=0.0)
+        mine = load_rows(q, rows, steps[0], T, D, True)
+        theirs = load_rows(dout, rows, steps[1], T, D, True)
         shift = tl.load(norm + rows, mask=inside, other=float("inf"))
         offset = tl.load(row + rows, mask=inside, other=0.0)
         scores = product(near, tl.trans(mine), None)

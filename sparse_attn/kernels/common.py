@@ -79,8 +79,21 @@ def product(a, b, total):
 
 
 @triton.jit
-def rows_of(head, index, stride, D: tl.constexpr):
-    """Pointers to whole rows of one head, (len(index), D)."""
+def load_rows(head, index, stride, n, D: tl.constexpr, MASKED: tl.constexpr):
+    """Whole rows of one head, (len(index), D); if masked, zeros from row n on."""
+    at = _rows(head, index, stride, D)
+    return tl.load(at, mask=index[:, None] < n, other=0.0) if MASKED else tl.load(at)
+
+
+@triton.jit
+def store_rows(head, index, stride, n, rows, D: tl.constexpr):
+    """Writes rows, (len(index), D), in the dtype of the head; none from n on."""
+    rows = rows.to(head.dtype.element_ty)
+    tl.store(_rows(head, index, stride, D), rows, mask=index[:, None] < n)
+
+
+@triton.jit
+def _rows(head, index, stride, D: tl.constexpr):
     return head + index[:, None] * stride + tl.arange(0, D)[None, :]
 
 

@@ -9,9 +9,10 @@ from sparse_attn.kernels.common import (
     head_of,
     horizon,
     length_class,
+    load_rows,
     product,
     program_of,
-    rows_of,
+    store_rows,
     strides_of,
     tuned,
 )
@@ -58,9 +59,8 @@ def _forward(
     if CAUSAL:
         tile = tl.cdiv(T, BQ) - 1 - tile  # long rows first: short ones fill the end
     rows = tile * BQ + tl.arange(0, BQ)
-    inside = rows < T
-    mine = rows_of(head_of(q, q_strides, b, h), rows, q_strides[2], D)
-    mine = tl.load(mine, mask=inside[:, None], other=0.0)  # (BQ, D)
+    mine = head_of(q, q_strides, b, h)
+    mine = load_rows(mine, rows, q_strides[2], T, D, True)  # (BQ, D)
     k = head_of(k, k_strides, b, h // groups)
     v = head_of(v, v_strides, b, h // groups)
 
@@ -73,11 +73,10 @@ def _forward(
     total, m, l = _keys_pass_by(total, m, l, fixed, clear, end, D, BK, True)
 
     l = tl.where(l == 0.0, 1.0, l)  # a row that saw nothing: zeros, and -inf below
-    into = rows_of(head_of(out, out_strides, b, h), rows, out_strides[2], D)
-    result = (total / l[:, None]).to(out.dtype.element_ty)
-    tl.store(into, result, mask=inside[:, None])
-    into = lse + (b * H + h).to(tl.int64) * T + rows
-    tl.store(into, (m + tl.log2(l)) / LOG2E, mask=inside)
+    out = head_of(out, out_strides, b, h)
+    store_rows(out, rows, out_strides[2], T, total / l[:, None], D)
+    lse += (b * H + h).to(tl.int64) * T
+    tl.store(lse + rows, (m + tl.log2(l)) / LOG2E, mask=rows < T)
 
 
 @triton.jit
@@ -96,12 +95,8 @@ def _keys_pass_by(
     mine, k, v, k_stride, v_stride, last, S, factor = fixed
     for at in range(start, stop, BK):
         index = at + tl.arange(0, BK)
-        near, far = rows_of(k, index, k_stride, D), rows_of(v, index, v_stride, D)
-        if MASKED:
-            near = tl.load(near, mask=index[:, None] < S, other=0.0)
-            far = tl.load(far, mask=index[:, None] < S, other=0.0)
-        else:
-            near, far = tl.load(near), tl.load(far)
+        near = load_rows(k, index, k_stride, S, D, MASKED)
+        far = load_rows(v, index, v_stride, S, D, MASKED)
         scores = product(mine, tl.trans(near), None)  # (BQ, BK), not yet scaled
         if MASKED:
             scores = tl.where(index[None, :] <= last[:, None], scores, float("-inf"))
