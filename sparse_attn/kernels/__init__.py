@@ -48,10 +48,11 @@ def flash_attention(
     scale: float | None = None,
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """`flash.flash_attention` as kernels: the same arguments, results and gradients.
+    """`flash.flash_attention` as kernels: the same results and gradients.
 
     q: (B, H, T, D); k, v: (B, Hkv, S, D) in fp32, fp16 or bf16, D up to 256. The
-    weights are rounded to that dtype before they meet v, as tensor cores demand.
+    weights are rounded to that dtype before they meet v, as tensor cores demand. Tiles
+    have the size that was fastest on the device when it was first asked for.
     Raises ValueError for arguments that do not fit, RuntimeError where no kernel runs
     (`obstacle` says why).
     """
