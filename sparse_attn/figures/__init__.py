@@ -23,6 +23,11 @@ from sparse_attn.figures.machine import (
     rate_by_size,
     staircase,
 )
+from sparse_attn.figures.online import (
+    running_maximum,
+    softmax_error,
+    softmax_passes,
+)
 from sparse_attn.figures.remedies import (
     losses,
     model_shares,
@@ -37,6 +42,12 @@ from sparse_attn.figures.roofline import (
     roofline,
 )
 from sparse_attn.figures.style import Plot
+from sparse_attn.figures.tiles import (
+    tile_occupancy,
+    tile_traffic,
+    tile_walk,
+    traffic_scaling,
+)
 
 __all__ = [
     "Plot",
@@ -59,11 +70,18 @@ __all__ = [
     "reach",
     "remedies",
     "roofline",
+    "running_maximum",
     "shared_heads",
     "shared_reads",
     "shares",
+    "softmax_error",
+    "softmax_passes",
     "staircase",
+    "tile_occupancy",
+    "tile_traffic",
+    "tile_walk",
     "time_against_length",
+    "traffic_scaling",
     "training_memory",
     "weight_grid",
     "window_cache",
