@@ -73,3 +73,23 @@ def _attention(device) -> dict[str, Call]:
         ),
         "attention, decoding": (lambda: fused_attention(one, *past), step),
     }
+
+
+def waves(device: torch.device) -> tuple[int, dict[int, Callable[[], object]]]:
+    """(parallel units of `device`, calls by their number of equal pieces of work).
+
+    A piece is one head of fused attention with 32 queries: PyTorch gives it to one
+    thread of a CPU, and to one thread block of a GPU. Up to four pieces for each unit.
+    """
+    units = torch.get_num_threads()
+    if device.type == "cuda":
+        units = torch.cuda.get_device_properties(device).multi_processor_count
+    step = max(1, units // 4)
+    pieces = sorted({*range(step, 4 * units + 1, step), units, units + 1})
+
+    def call(H: int):
+        q = torch.randn(1, H, 32, HEAD, device=device)
+        k, v = (torch.randn(1, H, 4096, HEAD, device=device) for _ in range(2))
+        return lambda: fused_attention(q, k, v)
+
+    return units, {H: call(H) for H in pieces}

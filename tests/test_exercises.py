@@ -143,6 +143,34 @@ def test_another_ratio_is_told_the_one_that_is_needed(says):
     assert f"{one_head(64, 2) / 2:.4g}" in said and f"{one_head(64, 2):.4g}" in said
 
 
+def in_blocks(memory, x, y, out, block, factor=2, again=False):
+    """The answer to 4.4, or with `factor` a wrong one, or reading y twice."""
+    for i in range(0, len(x), block):
+        with memory.block():
+            t = memory.load(x[i : i + block]).mul_(factor)
+            other = memory.load(y[i : i + block])
+            memory.store(out[i : i + block], t.add_(other))
+            if again:
+                memory.free(other)
+                memory.load(y[i : i + block])
+
+
+def at_once(memory, x, y, out, block):
+    memory.store(out, memory.load(x).mul_(2).add_(memory.load(y)))
+
+
+def test_a_fused_program_is_judged_by_its_result_its_traffic_and_its_room(says):
+    assert says("4.4", in_blocks) == f"right. {ALL['4.4'].why}"
+    wrong = {
+        "the result is not 2x + y": lambda *a: in_blocks(*a, factor=3),
+        "it moves 48 elements; 36 suffice": lambda *a: in_blocks(*a, again=True),
+        "Two tiles of a block have to do": at_once,
+        "12 of 12 elements are NaN": lambda *a: None,
+    }
+    for reason, program in wrong.items():
+        assert reason in says("4.4", program)
+
+
 @pytest.mark.parametrize("name", ["1.99", "99.1", "one", "", "-1.1", "1"])
 def test_an_unknown_exercise_raises(name):
     with pytest.raises(ValueError, match="exercise"):

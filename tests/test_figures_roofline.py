@@ -1,9 +1,14 @@
 """Figures of machines and roofs: how they are drawn, for `test_figures`."""
 
+import io
+import math
+
 import pytest
 import torch
+from PIL import Image
 
 from sparse_attn import cost, figures
+from sparse_attn.figures.style import BLUE, GREEN, ORANGE
 from sparse_attn.roofline import PUBLISHED, Ceilings, Placed
 from sparse_attn.timing import Ratio, Timing
 
@@ -109,6 +114,15 @@ def test_a_product_waits_for_memory_below_a_ridge(n, waits):
     assert (
         f"waits for memory on: {waits}." in figures.matmul_on_roofs(n, "FP32").caption
     )
+
+
+def test_a_small_palette_keeps_the_colors_of_small_marks():
+    plot = figures.attention_on_roof(**DRAWN["attention_on_roof"][0])
+    picture = Image.open(io.BytesIO(plot.png(dpi=130, colors=24))).convert("RGB")
+    drawn = {color for _, color in picture.getcolors(24)}
+    for name in (BLUE, ORANGE, GREEN):
+        wanted = [int(name[i : i + 2], 16) for i in (1, 3, 5)]
+        assert min(math.dist(wanted, color) for color in drawn) < 12, name
 
 
 def test_points_on_a_roof_are_the_formulas():

@@ -174,6 +174,18 @@ def test_what_is_done_in_one_operation_moves_the_bytes_it_is_charged_for(small):
         assert moved.moved == work.moved, (name, moved.by_operator)
 
 
+@pytest.mark.parametrize("threads", [1, 2, 6])
+def test_pieces_of_work_go_to_four_waves_and_past_the_first_by_one(
+    threads, monkeypatch
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(workloads, "HEAD", 1)
+    units, pieces = workloads.waves(CPU)
+    assert units == threads and {units, units + 1, 4 * units} <= set(pieces)
+    each = counting.flops(pieces[units + 1]) / (units + 1)
+    assert all(counting.flops(call) == n * each for n, call in pieces.items())
+
+
 def test_what_cannot_be_compiled_is_said_in_one_line(monkeypatch):
     def broken(fn, dynamic):
         raise RuntimeError("no compiler\nand a long story")

@@ -58,7 +58,7 @@ def roofline(placed: dict, device: str, others: dict | None = None) -> Plot:
         (others or {}).items(), (GREEN, PINK, SKY), strict=False
     ):
         _draw_roof(ax, other, color=color, lw=1, ls="--")
-        ax.text(900, other.matmul * 1.12, name, fontsize=8, color=color)
+        ax.text(900, other.matmul * 1.3, name, fontsize=8, color=color)
     _draw_roof(ax, roof, color=INK)
     ax.axvline(roof.ridge, color=PALE, lw=1.2)
     taken = []  # where a marker already has its number inside
@@ -181,7 +181,7 @@ def bound_and_time(work: dict, timings: dict, roof, what: str, device: str) -> P
     said = f"{over.min():.2g} to {over.max():.2g} times the larger of the two"
     ax.set_title(f"Measured: {said}")
     return plot.describe(
-        caption=f"{what} on {device}: the clock shows {said}; furthest off at "
+        caption=f"{what[0].upper()}{what[1:]}, on {device}: the clock shows {said}; furthest off at "
         f"{plain(ns[worst])}.",
         alt=f"Two dashed lines, memory time and arithmetic time, and measured points "
         f"against {what}, log axes. Measured {said}.",

@@ -79,7 +79,10 @@ class Plot(Figure):
         if colors is None:
             return file.getvalue()
         picture = Image.open(file).convert("RGB")
-        picture = picture.quantize(colors, dither=Image.Dither.NONE)
+        # By coverage of the color space: by frequency, small marks lose their color.
+        picture = picture.quantize(
+            colors, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        )
         file = io.BytesIO()
         picture.save(file, format="png", optimize=True)
         return file.getvalue()
