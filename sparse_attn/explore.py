@@ -20,6 +20,7 @@ from sparse_attn.units import plain
 MAX_FRAMES = 48
 MAX_BYTES = 500_000  # of all frames of one explorer together, before base64
 FRAME = dict(dpi=130, colors=24)
+PACE = 600  # milliseconds that a frame stays when they are played
 
 
 def explore(
@@ -27,14 +28,17 @@ def explore(
     *,
     labels: dict[str, str] | None = None,
     start: dict[str, object] | None = None,
+    play: str | None = None,
     **choices: list,
 ) -> "Explorer":
     """A slider for each keyword of `figure`, over the values given: T=[...], K=[...].
 
     labels: what a slider is called, its keyword unless given. start: first position,
-    the middle unless given. Every combination is drawn once for the static page, so
-    there may be at most 48 of them, and their pictures at most 500 KB together.
-    Raises ValueError for no choices, an empty list, or too many combinations.
+    the middle unless given. play: the slider that gets buttons, which take it back,
+    forward, or through all its values. Every combination is drawn once for the static
+    page, so there may be at most 48 of them, and their pictures at most 500 KB together.
+    Raises ValueError for no choices, an empty list, too many combinations, or a name
+    or a start that is not among the choices.
     """
     if not choices:
         raise ValueError("no choices: give at least one, such as T=[128, 256]")
@@ -53,14 +57,16 @@ def explore(
     for key, value in (start or {}).items():
         if value not in choices[key]:
             raise ValueError(f"start {key}={value!r}: choose from {choices[key]}")
-    return Explorer(figure, choices, labels or {}, start or {})
+    if play is not None and play not in choices:
+        raise ValueError(f"play={play!r} names no slider: choose from {list(choices)}")
+    return Explorer(figure, choices, labels or {}, start or {}, play)
 
 
 class Explorer:
     """What `explore` returns: Jupyter shows its widgets, a book page its frames."""
 
-    def __init__(self, figure, choices, labels, start):
-        self.figure = figure
+    def __init__(self, figure, choices, labels, start, play):
+        self.figure, self.play = figure, play
         self.choices = {name: list(values) for name, values in choices.items()}
         self.labels = {name: labels.get(name, name) for name in choices}
         self.at = {
@@ -103,7 +109,18 @@ class Explorer:
         for slider in sliders.values():
             slider.observe(redraw, names="value")
         redraw()
-        return widgets.VBox([widgets.HBox(list(sliders.values())), picture])
+        controls = list(sliders.values())
+        if self.play:
+            controls.append(self._player(sliders[self.play]))
+        return widgets.VBox([widgets.HBox(controls), picture])
+
+    def _player(self, slider: widgets.SelectionSlider) -> widgets.Play:
+        last = len(slider.options) - 1
+        player = widgets.Play(
+            value=slider.index, max=last, interval=PACE, show_repeat=False
+        )
+        widgets.link((player, "value"), (slider, "index"))
+        return player
 
     def html(self) -> str:
         """The same sliders with every frame inside: no kernel, no network."""
@@ -123,6 +140,7 @@ class Explorer:
             id=name,
             label=html.escape(f"Sliders: {self!r}"),
             sliders="".join(self._slider(choice, name) for choice in self.choices),
+            buttons=self._buttons(name) if self.play else "",
             picture=_picture(frames[index]),
             device=html.escape(str(facts())),
             frames=json.dumps(frames).replace("</", "<\\/"),
@@ -140,6 +158,10 @@ class Explorer:
             value=html.escape(shown[at]),
             values=html.escape(json.dumps(shown)),
         )
+
+    def _buttons(self, page: str) -> str:
+        label = html.escape(self.labels[self.play])
+        return _BUTTONS.format(id=f"{page}-{self.play}", label=label, pace=PACE)
 
 
 def _show(value) -> str:
@@ -167,12 +189,22 @@ _SLIDER = """
 <input type="range" id="{id}" min="0" max="{last}" step="1" value="{at}"
  aria-valuetext="{value}" data-values="{values}"></div>"""
 
+_BUTTONS = """
+<div class="explore-play" role="group" aria-label="{label}" data-of="{id}"
+ data-pace="{pace}">
+<button type="button" aria-label="Back: {label}">Back</button>
+<button type="button" aria-label="Play: {label}">Play</button>
+<button type="button" aria-label="Forward: {label}">Forward</button></div>"""
+
 _PAGE = """<div class="explore" id="{id}" role="group" aria-label="{label}">
 <style>.explore-sliders{{display:flex;flex-wrap:wrap;gap:.5rem 2rem;
 padding:.3rem .5rem}}
 .explore-slider{{flex:1 1 14rem;max-width:22rem}}.explore-slider input{{width:100%}}
+.explore-play{{display:flex;gap:.5rem;padding:.3rem .5rem}}
+.explore-play button{{font:inherit;color:inherit;background:none;min-width:5.5em;
+padding:.2rem .6rem;border:1px solid;border-radius:.3rem;cursor:pointer}}
 .explore-caption,.explore-device{{font-size:.9em;margin:.3rem 0}}</style>
-<div class="explore-sliders">{sliders}</div>
+<div class="explore-sliders">{sliders}</div>{buttons}
 {picture}
 <p class="explore-device">Drawn beforehand, computed on {device}</p>
 <script type="application/json">{frames}</script>
@@ -182,6 +214,7 @@ _SCRIPT = """(function (id) {
   const box = document.getElementById(id), inputs = [...box.querySelectorAll("input")];
   const frames = JSON.parse(box.querySelector("script[type='application/json']").text);
   const img = box.querySelector("img"), caption = box.querySelector(".explore-caption");
+  const player = box.querySelector(".explore-play");
   function show() {
     let at = 0;
     for (const input of inputs) {
@@ -194,7 +227,36 @@ _SCRIPT = """(function (id) {
     img.alt = frames[at].alt;
     caption.textContent = frames[at].caption;
   }
+  function addButtons() {
+    const input = inputs.find((input) => input.id === player.dataset.of);
+    const [back, play, forward] = player.children;
+    const label = player.getAttribute("aria-label");
+    let timer = null;
+    function move(by) {
+      input.value = Number(input.value) + by;  // a range stays within its ends
+      show();
+    }
+    function turn(on) {  // captions are read out, but not while they fly by
+      clearInterval(timer);
+      timer = on ? setInterval(next, player.dataset.pace) : null;
+      play.textContent = on ? "Pause" : "Play";
+      play.setAttribute("aria-label", `${play.textContent}: ${label}`);
+      caption.setAttribute("aria-live", on ? "off" : "polite");
+    }
+    function next() {
+      if (Number(input.value) + 1 >= input.max) turn(false);
+      move(1);
+    }
+    back.addEventListener("click", () => { turn(false); move(-1); });
+    forward.addEventListener("click", () => { turn(false); move(1); });
+    play.addEventListener("click", () => {
+      turn(!timer);
+      if (timer && input.value === input.max) move(-input.max);
+    });
+    input.addEventListener("input", () => turn(false));
+  }
   inputs.forEach((input) => input.addEventListener("input", show));
+  if (player) addButtons();
   show();
   addEventListener("pageshow", show);  // a browser restores positions after this
 })"""

@@ -42,12 +42,8 @@ from sparse_attn.figures.roofline import (
     roofline,
 )
 from sparse_attn.figures.style import Plot
-from sparse_attn.figures.tiles import (
-    tile_occupancy,
-    tile_traffic,
-    tile_walk,
-    traffic_scaling,
-)
+from sparse_attn.figures.tiles import tile_occupancy, tile_walk
+from sparse_attn.figures.traffic import tile_traffic, traffic_scaling
 
 __all__ = [
     "Plot",

@@ -52,7 +52,7 @@ def running_maximum(scores, block: int) -> Plot:
     top.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=2)
 
     low.stairs(l, ends, color=BLUE, fill=True, alpha=0.85)
-    low.set(ylim=(0, 1.45 * max(l)), ylabel="sum so far, l")
+    low.set(ylim=(0, 1.6 * max(l)), ylabel="sum so far, l")
     low.set_xlabel("position of the score; stripes are blocks")
     narrow = N / block > 12
     for i, power in jumps.items():
@@ -82,29 +82,29 @@ def _count(n: int, what: str) -> str:
 @styled
 def softmax_passes(rows: dict[str, tuple[int, int]]) -> Plot:
     """name -> (passes that read the data, elements moved per score)."""
+    moved = {name: n for name, (_, n) in rows.items()}
+    said = {
+        name: f"{passes} {'pass' if passes == 1 else 'passes'}, {n:g} moved"
+        for name, (passes, n) in rows.items()
+    }
+    most, fewest = max(moved.values()), min(moved.values())
+    finding = f"From {most:g} elements moved per score to {fewest:g}"
     plot = Plot(height=1.1 + 0.42 * len(rows))
     ax = plot.add_subplot()
-    fewest = min(moved for _, moved in rows.values())
-    for name, (passes, moved) in rows.items():
-        ax.barh(name, moved, 0.6, color=BLUE if moved == fewest else SKY)
-        ax.text(moved, name, f" {moved:g} moved, {_count(passes, 'pass')[:6]}"
-                f"{'es' * (passes != 1)}", va="center")  # fmt: skip
-    ax.set(xlim=(0, 1.5 * max(moved for _, moved in rows.values())))
-    ax.set_xlabel("elements moved per score")
+    colors = [BLUE if n == fewest else SKY for n in moved.values()]
+    ax.barh(list(moved), list(moved.values()), 0.6, color=colors)
+    for name, n in moved.items():
+        ax.text(n, name, f" {said[name]}", va="center")
+    ax.set(xlim=(0, 1.45 * most), xlabel="elements moved per score")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
     ax.tick_params(axis="y", length=0)
-    said = "; ".join(
-        f"{name}: {passes} {'pass' if passes == 1 else 'passes'}, {moved:g} moved"
-        for name, (passes, moved) in rows.items()
-    )
-    most = max(moved for _, moved in rows.values())
-    finding = f"From {most:g} elements moved per score to {fewest:g}"
     plot.suptitle(finding, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    listing = "; ".join(f"{name}: {words}" for name, words in said.items())
     return plot.describe(
-        caption=f"{finding}. {said}.",
-        alt=f"Horizontal bars of elements moved per score. {said}.",
+        caption=f"{finding}. {listing}.",
+        alt=f"Horizontal bars of elements moved per score. {listing}.",
     )
 
 

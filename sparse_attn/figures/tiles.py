@@ -1,4 +1,4 @@
-"""Figures of FlashAttention's tiles: the walk step by step, and what it moves."""
+"""Figures of FlashAttention's tiles: the walk step by step, and the room one takes."""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -19,10 +19,8 @@ from sparse_attn.figures.style import (
     PINK,
     SKY,
     Plot,
-    power_of_two_axis,
     styled,
 )
-from sparse_attn.units import plain
 
 WALKS = {"outer queries": flash.outer_q_walk, "outer keys": flash.outer_kv_walk}
 _COLORS = dict(Q=SKY, K=GREEN, V=PINK, O=BLUE, S=ORANGE, m=INK, l=INK)
@@ -55,13 +53,13 @@ def tile_walk(
     most = cost.tile_memory(D, min(block_q, T), min(block_k, T))
 
     plot = Plot(height=3.7)
-    left, right = plot.subfigures(1, 2, width_ratios=[1, 1.15])
+    left, right = plot.subfigures(1, 2, width_ratios=[1.1, 1.15])
     plot.suptitle(f"Step {at} of {len(steps)}: {now.moved:,} elements moved",
                   x=0.01, ha="left", fontsize=11, fontweight="bold")  # fmt: skip
     tally = _grid(left.add_subplot(), steps[:at], T, block_q, block_k, causal)
     memory, counters = right.subplots(2, 1, height_ratios=[1, 1.5])
-    _boxes(memory, _slots(held, D, min(block_q, T), min(block_k, T)))
-    memory.set(xlim=(0, most), title=f"fast memory: {sum(held.values()):,} elements")
+    _boxes(memory, _slots(held, D, min(block_q, T), min(block_k, T)), most)
+    memory.set_title(f"fast memory: {sum(held.values()):,} elements", fontsize=10)
     _counters(counters, now, whole)
 
     where = f"queries {now.queries.start} to {now.queries.stop - 1}"
@@ -119,18 +117,24 @@ def _grid(ax, steps, T, block_q, block_k, causal) -> str:
     if causal:
         ax.plot([0, T], [0, T], color=INK, lw=1.2)
     ax.set(xlim=(-0.01 * T, 1.01 * T), ylim=(1.01 * T, -0.01 * T), aspect="equal")
-    ax.set(xlabel="key", ylabel="query", xticks=_thin(columns), yticks=_thin(rows))
+    ax.set(
+        xlabel="key", ylabel="query", xticks=_thin(columns, T), yticks=_thin(rows, T)
+    )
     ax.grid(False)
     ax.spines[:].set_visible(False)
     visited, total = len(done), len(rows) * len(columns)
     return (
-        f"{visited} of {total} done, {skipped} skipped, "
+        f"{visited} of {total} done, "
+        + ("" if current is None else "the last of them now, ")
+        + f"{skipped} skipped, "
         f"{total - visited - skipped} to come"
     )
 
 
-def _thin(marks: range) -> list[int]:
-    return list(marks)[:: max(1, len(marks) // 4)]
+def _thin(marks: range, end: int) -> list[int]:
+    """About four of the marks, and the end."""
+    few = list(marks)[:: -(-len(marks) // 4)]
+    return [n for n in few if end - n > 0.1 * end] + [end]
 
 
 def _slots(held, D, block_q, block_k) -> dict[str, tuple[int, bool]]:
@@ -144,22 +148,30 @@ def _tile_parts(D: int, block_q: int, block_k: int) -> dict[str, int]:
                 S=block_q * block_k, m=block_q, l=block_q)  # fmt: skip
 
 
-def _boxes(ax, slots: dict[str, tuple[int, bool]]):
-    """Tiles side by side, as wide as they have elements; an empty place is dashed."""
-    total, left = sum(n for n, _ in slots.values()), 0
+def _boxes(ax, slots: dict[str, tuple[int, bool]], span: float):
+    """Tiles side by side, as wide as they have elements; an empty place is white.
+
+    Names stand inside, or above where a box is narrow: neighbors share a label.
+    """
+    left, narrow = 0, []  # [names, where the first begins, where the last ends]
     for name, (n, there) in slots.items():
         look = (
             dict(fc=_COLORS[name], ec="white") if there else dict(fc="white", ec=PALE)
         )
         ax.add_patch(Rectangle((left, 0), n, 1, lw=1, **look))
-        if n > 0.045 * total:
+        if n >= 0.035 * span:
             ax.text(left + n / 2, 0.5, name, ha="center", va="center", weight="bold",
                     color="white" if there else INK)  # fmt: skip
+        elif narrow and narrow[-1][2] == left:
+            narrow[-1][0].append(name)
+            narrow[-1][2] += n
+        else:
+            narrow.append([[name], left, left + n])
         left += n
-    thin = [name for name, (n, _) in slots.items() if n <= 0.045 * total]
-    if thin:
-        ax.text(left, 1.08, ", ".join(thin), ha="right", va="bottom", fontsize=9)
-    ax.set(ylim=(0, 1.35), yticks=[])
+    for names, a, b in narrow:
+        ax.text((a + b) / 2, 1.05, ", ".join(names), ha="center", fontsize=9)
+    ax.set(xlim=(0, span), ylim=(0, 1.3), yticks=[])
+    ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     ax.grid(False)
     ax.spines["left"].set_visible(False)
 
@@ -178,56 +190,6 @@ def _counters(ax, now, whole: int):
 
 
 @styled
-def tile_traffic(N: int, M: int, D: int = 64) -> Plot:
-    """Elements read and written for N tokens: plain, and both orders of loops.
-
-    Tiles by the paper's rule for M elements of fast memory, N rows at most.
-    """
-    block_q, block_k = (min(b, N) for b in cost.flash_blocks(M, D))
-    rows = {
-        "plain": cost.naive_elements(N, D),
-        "outer keys": cost.outer_kv_elements(N, D, block_q, block_k),
-        "outer queries": cost.outer_q_elements(N, D, block_q, block_k),
-    }
-    base = rows["plain"].moved
-    said = ", ".join(
-        f"{name} {n.moved / base:.2g}x" for name, n in rows.items() if name != "plain"
-    )
-    longest = max(n.moved for n in rows.values())
-    plot = Plot(height=2.5)
-    ax = plot.add_subplot()
-    for name, n in rows.items():
-        ax.barh(name, n.read, 0.6, color=BLUE)
-        ax.barh(name, n.written, 0.6, left=n.read, color=ORANGE)
-        ax.text(n.moved + 0.01 * longest, name, _short(n.moved), va="center")
-    for color, label in ((BLUE, "read"), (ORANGE, "written")):
-        ax.plot([], [], "s", color=color, label=label)
-    ax.set(xlim=(0, 1.15 * longest), xlabel="elements moved, one head")
-    ax.xaxis.set_major_formatter(lambda x, _: _short(x))
-    ax.invert_yaxis()
-    ax.grid(axis="y", visible=False)
-    ax.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.01, 1.0))
-    finding = f"N = {N:,}, M = {M:,}: {said} of plain"
-    ax.set_title(finding, pad=28)
-    return plot.describe(
-        caption=f"{finding}, which moves {base:,}. D = {D}, tiles of {block_q} queries "
-        f"by {block_k} keys.",
-        alt="Bars of elements read and written: "
-        + "; ".join(
-            f"{name} {n.read:,} read, {n.written:,} written" for name, n in rows.items()
-        )
-        + f". {finding}.",
-    )
-
-
-def _short(n: float) -> str:
-    unit, scale = next(
-        ((u, s) for u, s in (("G", 1e9), ("M", 1e6), ("k", 1e3)) if n >= s), ("", 1)
-    )
-    return f"{n / scale:.3g}{unit}"
-
-
-@styled
 def tile_occupancy(block_q: int, block_k: int, D: int = 64, M: int = 25_600) -> Plot:
     """What a tile needs in fast memory, by part, against its M elements."""
     parts, needs = (
@@ -240,51 +202,12 @@ def tile_occupancy(block_q: int, block_k: int, D: int = 64, M: int = 25_600) -> 
     )
     plot = Plot(height=2.0)
     ax = plot.add_subplot(title=finding)
-    _boxes(ax, {name: (n, True) for name, n in parts.items()})
-    ax.axvline(M, color=ORANGE, lw=2)
-    ax.set(xlim=(0, 1.1 * max(needs, M)), xlabel="elements of fast memory")
-    ax.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+    _boxes(ax, {name: (n, True) for name, n in parts.items()}, 1.1 * max(needs, M))
+    ax.axvline(M, color=INK, lw=2)
+    ax.text(M, 1.36, f" M = {M:,}", weight="bold", va="center")
+    ax.set(ylim=(0, 1.5), xlabel="elements of fast memory")
     said = ", ".join(f"{name} {n:,}" for name, n in parts.items())
     return plot.describe(
         caption=f"{finding}: it {verdict}. D = {D}.",
         alt=f"A bar of {said} against a line at {M:,} elements. {finding}.",
-    )
-
-
-@styled
-def traffic_scaling(counted: dict[str, tuple[list, dict[str, list]]]) -> Plot:
-    """Elements moved against M, N, D: axis -> (values, name -> elements), log axes."""
-    plot = Plot(height=3.6)
-    axes = np.atleast_1d(plot.subplots(1, len(counted), sharey=True))
-    slopes: dict[str, list[str]] = {}
-    for ax, (axis, (values, series)) in zip(axes, counted.items(), strict=True):
-        looks = zip(
-            series.items(), (ORANGE, BLUE, GREEN), ("o", "s", "D"), strict=False
-        )
-        for (name, moved), color, marker in looks:
-            slope = float(np.polyfit(np.log(values), np.log(moved), 1)[0])
-            slopes.setdefault(name, []).append(f"{axis} {slope:.1f}")
-            ax.plot(
-                values, moved, marker, color=color, label=f"{name}, slope {slope:.1f}"
-            )
-            fit = np.polyval(
-                np.polyfit(np.log(values), np.log(moved), 1), np.log(values)
-            )
-            ax.plot(values, np.exp(fit), color=color, lw=1)
-        ax.set(xscale="log", yscale="log")
-        power_of_two_axis(ax.xaxis, [values[0], values[-1]], axis)
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), fontsize=8)
-    axes[0].set_ylabel("elements moved")
-    axes[0].yaxis.set_major_formatter(lambda y, _: _short(y))
-    axes[0].yaxis.set_minor_formatter(lambda y, _: "")
-    said = "; ".join(f"{name}: {', '.join(all_)}" for name, all_ in slopes.items())
-    plot.suptitle(
-        f"Slopes of {said}", x=0.01, ha="left", fontsize=10, fontweight="bold"
-    )
-    ranges = ", ".join(
-        f"{axis} {plain(v[0])} to {plain(v[-1])}" for axis, (v, _) in counted.items()
-    )
-    return plot.describe(
-        caption=f"Elements moved, fitted slopes on log axes: {said}.",
-        alt=f"Panels of elements moved against {ranges}, log axes. Slopes: {said}.",
     )
