@@ -1,6 +1,6 @@
 """Sliders over one figure function: live in Jupyter, and static in a rendered page.
 
-Knows widgets and HTML; leaves what is drawn to the figure function.
+Knows widgets; leaves what is drawn to the figure function, the HTML to `explore_page`.
 """
 
 import base64
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import ipywidgets as widgets
 
 from sparse_attn.device import facts
+from sparse_attn.explore_page import BUTTONS, PAGE, SCRIPT, SLIDER
 from sparse_attn.figures.style import Plot
 from sparse_attn.units import plain
 
@@ -36,7 +37,7 @@ def explore(
     labels: what a slider is called, its keyword unless given. start: first position,
     the middle unless given. play: the slider that gets buttons, which take it back,
     forward, or through all its values. Every combination is drawn once for the static
-    page, so there may be at most 48 of them, and their pictures at most 500 KB together.
+    page: at most 48 of them, and their pictures at most 500 KB together.
     Raises ValueError for no choices, an empty list, too many combinations, or a name
     or a start that is not among the choices.
     """
@@ -136,7 +137,7 @@ class Explorer:
         index = 0
         for choice, values in self.choices.items():
             index = index * len(values) + self.at[choice]
-        return _PAGE.format(
+        return PAGE.format(
             id=name,
             label=html.escape(f"Sliders: {self!r}"),
             sliders="".join(self._slider(choice, name) for choice in self.choices),
@@ -144,13 +145,13 @@ class Explorer:
             picture=_picture(frames[index]),
             device=html.escape(str(facts())),
             frames=json.dumps(frames).replace("</", "<\\/"),
-            script=_SCRIPT,
+            script=SCRIPT,
         )
 
     def _slider(self, choice: str, page: str) -> str:
         shown = [_show(value) for value in self.choices[choice]]
         at = self.at[choice]
-        return _SLIDER.format(
+        return SLIDER.format(
             id=f"{page}-{choice}",
             label=html.escape(self.labels[choice]),
             last=len(shown) - 1,
@@ -161,7 +162,7 @@ class Explorer:
 
     def _buttons(self, page: str) -> str:
         label = html.escape(self.labels[self.play])
-        return _BUTTONS.format(id=f"{page}-{self.play}", label=label, pace=PACE)
+        return BUTTONS.format(id=f"{page}-{self.play}", label=label, pace=PACE)
 
 
 def _show(value) -> str:
@@ -181,82 +182,3 @@ def _picture(frame: dict[str, str]) -> str:
         f'alt="{alt}" style="width:100%;max-width:700px;background:white">'
         f'<p class="explore-caption" aria-live="polite">{caption}</p>'
     )
-
-
-_SLIDER = """
-<div class="explore-slider"><label for="{id}">{label}:</label>
-<output for="{id}">{value}</output>
-<input type="range" id="{id}" min="0" max="{last}" step="1" value="{at}"
- aria-valuetext="{value}" data-values="{values}"></div>"""
-
-_BUTTONS = """
-<div class="explore-play" role="group" aria-label="{label}" data-of="{id}"
- data-pace="{pace}">
-<button type="button" aria-label="Back: {label}">Back</button>
-<button type="button" aria-label="Play: {label}">Play</button>
-<button type="button" aria-label="Forward: {label}">Forward</button></div>"""
-
-_PAGE = """<div class="explore" id="{id}" role="group" aria-label="{label}">
-<style>.explore-sliders{{display:flex;flex-wrap:wrap;gap:.5rem 2rem;
-padding:.3rem .5rem}}
-.explore-slider{{flex:1 1 14rem;max-width:22rem}}.explore-slider input{{width:100%}}
-.explore-play{{display:flex;gap:.5rem;padding:.3rem .5rem}}
-.explore-play button{{font:inherit;color:inherit;background:none;min-width:5.5em;
-padding:.2rem .6rem;border:1px solid;border-radius:.3rem;cursor:pointer}}
-.explore-caption,.explore-device{{font-size:.9em;margin:.3rem 0}}</style>
-<div class="explore-sliders">{sliders}</div>{buttons}
-{picture}
-<p class="explore-device">Drawn beforehand, computed on {device}</p>
-<script type="application/json">{frames}</script>
-<script>{script}("{id}")</script></div>"""
-
-_SCRIPT = """(function (id) {
-  const box = document.getElementById(id), inputs = [...box.querySelectorAll("input")];
-  const frames = JSON.parse(box.querySelector("script[type='application/json']").text);
-  const img = box.querySelector("img"), caption = box.querySelector(".explore-caption");
-  const player = box.querySelector(".explore-play");
-  function show() {
-    let at = 0;
-    for (const input of inputs) {
-      const values = JSON.parse(input.dataset.values), shown = values[input.value];
-      input.setAttribute("aria-valuetext", shown);
-      box.querySelector(`output[for="${input.id}"]`).textContent = shown;
-      at = at * values.length + Number(input.value);
-    }
-    img.src = "data:image/png;base64," + frames[at].png;
-    img.alt = frames[at].alt;
-    caption.textContent = frames[at].caption;
-  }
-  function addButtons() {
-    const input = inputs.find((input) => input.id === player.dataset.of);
-    const [back, play, forward] = player.children;
-    const label = player.getAttribute("aria-label");
-    let timer = null;
-    function move(by) {
-      input.value = Number(input.value) + by;  // a range stays within its ends
-      show();
-    }
-    function turn(on) {  // captions are read out, but not while they fly by
-      clearInterval(timer);
-      timer = on ? setInterval(next, player.dataset.pace) : null;
-      play.textContent = on ? "Pause" : "Play";
-      play.setAttribute("aria-label", `${play.textContent}: ${label}`);
-      caption.setAttribute("aria-live", on ? "off" : "polite");
-    }
-    function next() {
-      if (Number(input.value) + 1 >= input.max) turn(false);
-      move(1);
-    }
-    back.addEventListener("click", () => { turn(false); move(-1); });
-    forward.addEventListener("click", () => { turn(false); move(1); });
-    play.addEventListener("click", () => {
-      turn(!timer);
-      if (timer && input.value === input.max) move(-input.max);
-    });
-    input.addEventListener("input", () => turn(false));
-  }
-  inputs.forEach((input) => input.addEventListener("input", show));
-  if (player) addButtons();
-  show();
-  addEventListener("pageshow", show);  // a browser restores positions after this
-})"""
