@@ -9,7 +9,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from ipywidgets import HTML, SelectionSlider
+from ipywidgets import HTML, Play, SelectionSlider
 from PIL import Image
 
 from sparse_attn import explore as module
@@ -196,6 +196,39 @@ def test_two_widths_never_read_alike():
     assert len(set(values_shown([12_000, 12_288]))) == 2
 
 
+@pytest.fixture(scope="module")
+def played():
+    labels = {"T": "tokens <T>"}
+    return explore(bar, play="T", labels=labels, start={"C": 9}, **CHOICES)
+
+
+def test_no_slider_has_buttons_unless_asked(page):
+    assert not page.all("button")
+
+
+def test_a_played_slider_has_three_buttons_that_say_what_they_do(played):
+    page = Page(played.html())
+    names = [button["aria-label"] for button in page.all("button")]
+    assert names == [f"{word}: tokens <T>" for word in ("Back", "Play", "Forward")]
+    shown = [text.strip() for text in page.texts["button"] if text.strip()]
+    assert shown == ["Back", "Play", "Forward"]
+    assert all(button["type"] == "button" for button in page.all("button"))
+
+
+def test_the_buttons_are_a_named_group_that_knows_its_slider(played):
+    page = Page(played.html())
+    (player,) = (d for d in page.all("div") if d.get("class") == "explore-play")
+    assert (player["role"], player["aria-label"]) == ("group", "tokens <T>")
+    assert player["data-of"] == page.all("input")[0]["id"]
+    assert player["data-pace"] == str(module.PACE)
+
+
+@pytest.mark.parametrize("play", ["K", "", "tokens"])
+def test_a_play_that_names_no_slider_is_refused(play):
+    with pytest.raises(ValueError, match=f"play={play!r} names no slider"):
+        explore(bar, play=play, **CHOICES)
+
+
 def test_48_frames_fit_and_49_do_not():
     explore(bar, T=range(8), C=range(6))
     with pytest.raises(ValueError, match="49 combinations: at most 48"):
@@ -253,6 +286,28 @@ def test_the_live_picture_is_the_static_one(explorer, page):
 def test_live_sliders_have_labels_and_start_where_told(explorer):
     sliders, _ = parts(explorer.widget())
     assert [(s.description, s.value) for s in sliders] == [("tokens T", 256), ("C", 7)]
+
+
+def players(widget):
+    found = [w for box in widget.children for w in getattr(box, "children", ())]
+    return [w for w in found if isinstance(w, Play)]
+
+
+def test_a_live_player_runs_its_slider_and_follows_it(played):
+    widget = played.widget()
+    (tokens, width), shown = parts(widget)
+    (player,) = players(widget)
+    assert (player.min, player.max, player.value) == (0, 2, 1)
+    assert player.interval == module.PACE and not player.show_repeat
+    player.value = 2
+    assert (tokens.value, width.value) == (512, 9)
+    assert "caption T=512, C=9" in shown.value
+    tokens.value = 128
+    assert player.value == 0
+
+
+def test_a_live_slider_has_no_player_unless_asked(explorer):
+    assert not players(explorer.widget())
 
 
 def test_an_exception_in_the_figure_is_shown_and_passes():

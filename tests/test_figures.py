@@ -13,6 +13,8 @@ import pytest
 from PIL import Image
 from test_figures_cache import DRAWN as CACHE
 from test_figures_roofline import DRAWN as ROOFLINE
+from test_figures_tiles import DRAWN as TILES
+from test_figures_tiles import EXTREMES as TILE_EXTREMES
 
 from sparse_attn import cost, figures, units
 from sparse_attn.timing import Ratio, Timing
@@ -145,7 +147,7 @@ DRAWN = {
     ),
 }
 
-DRAWN |= CACHE | ROOFLINE
+DRAWN |= CACHE | ROOFLINE | TILES
 
 each_figure = pytest.mark.parametrize("name", DRAWN)
 
@@ -289,6 +291,7 @@ EXTREMES += [
     for T in (64, 65_536)
     for D in (16, 256)
 ]
+EXTREMES += TILE_EXTREMES
 EXTREMES += [  # as another device might measure them
     (
         "shares",

@@ -44,8 +44,9 @@ def running_maximum(scores, block: int) -> Plot:
         for a, b in zip(ends[::2], ends[1::2], strict=False):
             ax.axvspan(a, b, color=PALE, alpha=0.45, lw=0)
         ax.grid(axis="x", visible=False)
-    top.bar(np.arange(N) + 0.5, scores, 0.7, color=SKY, label="score")
-    top.stairs(m, ends, baseline=None, color=ORANGE, lw=2, label="maximum so far, m")
+    top.bar(np.arange(N) + 0.5, _finite(scores), 0.7, color=SKY, label="score")
+    top.stairs(_finite(m), ends, baseline=None, color=ORANGE, lw=2,
+               label="maximum so far, m")  # fmt: skip
     top.axhline(0, color=INK, lw=0.8)
     top.set(ylabel="score", xlim=(0, N))
     top.set_title(f"Block {block}: {finding}, l ends at {l[-1]:.2f}", pad=28)
@@ -73,6 +74,12 @@ def running_maximum(scores, block: int) -> Plot:
         f"it the sum so far after each block of {block}. The maximum ends at "
         f"{m[-1]:.2f}; it jumps {times}{': ' + said if said else ''}.",
     )
+
+
+def _finite(x) -> np.ndarray:
+    """-inf has no height: nothing is drawn."""
+    x = np.asarray(x, dtype=float)
+    return np.where(np.isfinite(x), x, np.nan)
 
 
 def _count(n: int, what: str) -> str:

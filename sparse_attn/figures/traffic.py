@@ -47,7 +47,7 @@ def tile_traffic(N: int, M: int, D: int = 64) -> Plot:
     ax.grid(axis="y", visible=False)
     ax.legend(ncols=2, loc="lower left", bbox_to_anchor=(-0.01, 1.0))
     finding = f"N = {N:,}, M = {M:,}: {said} of plain"
-    ax.set_title(finding, pad=28)
+    plot.suptitle(finding, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return plot.describe(
         caption=f"{finding}, which moves {base:,}. D = {D}, tiles of {block_q} queries "
         f"by {block_k} keys.",
