@@ -279,6 +279,7 @@ def slider_problems(page: Page) -> list[str]:
     problems = []
     for box in page.locator(".explore").all():
         problems += [*_name_problems(box), *_keyboard_problems(page, box)]
+        problems += _play_problems(page, box)
         problems += box.evaluate("box => checks.frames(box)")
     page.goto("about:blank")
     page.go_back()  # the browser puts the sliders where they stood
@@ -326,3 +327,72 @@ def _keyboard_problems(page: Page, box: Locator):
                 yield f"{key} does not take {name} to {place}"
             yield from _disagreements(box)
     box.evaluate("box => box.removeAttribute('tabindex')")
+
+
+def _play_problems(page: Page, box: Locator):
+    """Of buttons that play a slider: found and pressed by key, they do as they say."""
+    for player in box.locator(".explore-play").all():
+        slider = box.locator(f"[id='{player.get_attribute('data-of')}']")
+        label = slider.evaluate("input => checks.labelOf(input)")
+        if player.get_attribute("aria-label") != label:
+            yield f"the buttons are not called {label!r}"
+        last = int(slider.get_attribute("max"))
+        box.locator("input[type='range']").last.focus()
+        for word, key, start, end in (
+            ("Back", "Enter", min(1, last), 0),
+            ("Play", None, 0, 0),
+            ("Forward", "Space", 0, min(1, last)),
+        ):
+            name = f"{word}: {label}"
+            page.keyboard.press("Tab")
+            button = player.get_by_role("button", name=name, exact=True)
+            if not button.count() or not button.evaluate(IS_FOCUSED):
+                yield f"{name} is not reached by Tab"
+                continue
+            if problem := button.evaluate("button => checks.focusProblem(button)"):
+                yield f"the focus of {name} {problem}"
+            _move(slider, start)
+            for place in (end, end and min(2, last)) if key else ():
+                page.keyboard.press(key)
+                if int(slider.input_value()) != place:
+                    yield f"{key} on {name} does not take the slider to {place}"
+                yield from _disagreements(box)
+        player.evaluate("player => { player.dataset.pace = 30; }")
+        yield from _running_problems(page, box, player, slider, last)
+
+
+def _running_problems(page, box, player, slider, last):
+    """Played from the start it halts at the end; from the end it starts over."""
+    middle = player.get_by_role("button").nth(1)
+    live = box.locator(".explore-caption")
+    _move(slider, 0)
+    middle.click()
+    if middle.inner_text() != "Pause" or live.get_attribute("aria-live") != "off":
+        yield "while it plays, the button offers no pause or the caption is read out"
+    page.wait_for_timeout(30 * last + 400)
+    if int(slider.input_value()) != last:
+        yield f"playing does not reach the end: {slider.input_value()} of {last}"
+    if middle.inner_text() != "Play" or live.get_attribute("aria-live") != "polite":
+        yield "at the end, the button offers no play or the caption is not read out"
+    yield from _disagreements(box)
+    player.evaluate("player => { player.dataset.pace = 60000; }")
+    middle.click()
+    if slider.input_value() != "0":
+        yield f"play at the end does not start over, but at {slider.input_value()}"
+    _move(slider, last)
+    if middle.inner_text() != "Play":
+        yield "moving the slider does not stop it"
+    yield from _disagreements(box)
+
+
+IS_FOCUSED = "element => element === document.activeElement"
+
+
+def _move(slider: Locator, place: int):
+    slider.evaluate(
+        """(input, place) => {
+            input.value = place;
+            input.dispatchEvent(new Event("input", { bubbles: true }));
+        }""",
+        place,
+    )

@@ -54,6 +54,14 @@ def swatches():
     return explore(swatch, a=[1, 2, 3], b=[1, 3], labels=labels).html()
 
 
+@pytest.fixture(scope="module")
+def played():
+    labels = {"a": "first", "b": "second"}
+    start = {"a": 1, "b": 1}
+    choices = dict(a=[1, 2, 3, 4], b=[1, 3])
+    return explore(swatch, play="a", labels=labels, start=start, **choices).html()
+
+
 @pytest.fixture
 def altered(book, tmp_path):
     """Writes a copy of a built page with something put in at its end."""
@@ -104,6 +112,54 @@ def test_a_good_slider_has_no_problem(opened, altered, swatches):
     seen = opened("phone", page)
     assert_none(slider_problems(seen.page))
     assert_none(static_slider_problems(seen.page, page))
+
+
+@pytest.mark.parametrize("view", ["light", "dark", "phone"])
+def test_good_buttons_have_no_problem(opened, altered, played, view):
+    page = altered(played)
+    seen = opened(view, page)
+    assert_none(too_wide(seen.page))
+    assert_none(accessibility_problems(seen.page))
+    assert_none(slider_problems(seen.page))
+
+
+def test_buttons_play_at_the_pace_of_a_reader_and_never_unasked(opened, bare, played):
+    seen = opened("light", bare(played))
+    page = seen.page
+    page.clock.install()
+    page.reload()
+    slider = page.get_by_label("first").and_(page.get_by_role("slider"))
+    places = []
+
+    def wait(milliseconds):
+        page.clock.run_for(milliseconds)
+        places.append(int(slider.input_value()))
+
+    wait(5000)
+    page.get_by_role("button", name="Play: first").click()
+    for milliseconds in (590, 20, 600, 600, 5000):
+        wait(milliseconds)
+    page.get_by_role("button", name="Play: first").click()
+    for _ in range(2):
+        wait(610)
+    page.get_by_role("button", name="Pause: first").click()
+    wait(5000)
+    assert places == [0, 0, 1, 2, 3, 3, 1, 2, 2]
+    assert page.get_by_text("A swatch for 3 and 1.").count() == 1
+    assert_none(script_errors(seen))
+
+
+@pytest.mark.parametrize("press", ["Back", "Forward"])
+def test_a_step_by_hand_ends_the_playing(opened, bare, played, press):
+    page = opened("light", bare(played)).page
+    page.clock.install()
+    page.reload()
+    page.get_by_role("button", name="Play: first").click()
+    page.clock.run_for(610)
+    page.get_by_role("button", name=f"{press}: first").click()
+    page.clock.run_for(5000)
+    place = {"Back": "0", "Forward": "2"}[press]
+    assert page.get_by_role("slider").first.input_value() == place
 
 
 def with_frames(page, change):
@@ -157,6 +213,55 @@ SLIDERS = {
         "says",
     ),
 }
+
+
+BUTTONS = {
+    "buttons of another name": (
+        lambda page: page.replace('aria-label="first"', 'aria-label="second"'),
+        "not called 'first'",
+    ),
+    "a button without a name": (
+        lambda page: page.replace('aria-label="Forward: first"', 'aria-label="F"'),
+        "Forward: first is not reached",
+    ),
+    "a button out of reach": (
+        lambda page: page.replace('<button type="button"', '<button tabindex="-1"'),
+        "Back: first is not reached by Tab",
+    ),
+    "a step of two": (
+        lambda page: page.replace("turn(false); move(1); }", "move(2); }"),
+        "does not take the slider to 1",
+    ),
+    "a dead button": (
+        lambda page: page.replace('play.addEventListener("click"', "play.x = (0, 1"),
+        "playing does not reach the end: 0 of 3",
+    ),
+    "no end": (
+        lambda page: page.replace(">= input.max) turn(false)", "> 99) turn(false)"),
+        "at the end, the button offers no play",
+    ),
+    "no new start": (
+        lambda page: page.replace("move(-input.max)", "0"),
+        "does not start over, but at 3",
+    ),
+    "captions that interrupt": (
+        lambda page: page.replace('on ? "off" : "polite"', '"polite"'),
+        "the caption is read out",
+    ),
+    "a slider that does not stop it": (
+        lambda page: page.replace('addEventListener("input", () => turn(', "x = (0, ("),
+        "moving the slider does not stop it",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BUTTONS)
+def test_the_check_of_buttons_reports(opened, bare, played, fault):
+    break_it, words = BUTTONS[fault]
+    broken = break_it(played)
+    assert broken != played
+    page = opened("light", bare(broken)).page
+    assert words in "\n".join(slider_problems(page))
 
 
 @pytest.mark.parametrize("fault", SLIDERS)
