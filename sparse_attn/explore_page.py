@@ -17,7 +17,7 @@ PAGE = """<div class="explore" id="{id}" role="group" aria-label="{label}">
 <style>.explore-sliders{{display:flex;flex-wrap:wrap;gap:.5rem 2rem;
 padding:.3rem .5rem}}
 .explore-slider{{flex:1 1 14rem;max-width:22rem}}.explore-slider input{{width:100%}}
-.explore-play{{display:flex;gap:.5rem;padding:.3rem .5rem}}
+.explore-play{{display:flex;gap:.5rem;padding:.3rem .5rem .7rem}}
 .explore-play button{{font:inherit;color:inherit;background:none;min-width:5.5em;
 padding:.2rem .6rem;border:1px solid;border-radius:.3rem;cursor:pointer}}
 .explore-caption,.explore-device{{font-size:.9em;margin:.3rem 0}}</style>
