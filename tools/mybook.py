@@ -22,7 +22,9 @@ def main() -> int:
     device = pick_device()
     print(f"Running {len(chapters())} chapters on {facts(device)}", flush=True)
     shutil.rmtree(HOME, ignore_errors=True)
-    for name in ("_config.yml", "_toc.yml", "book", "tools", "benchmarks"):
+    # Pages show stored results and pieces of the package.
+    parts = ("book", "tools", "benchmarks", "sparse_attn")
+    for name in ("_config.yml", "_toc.yml", *parts):
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         HOME.mkdir(parents=True, exist_ok=True)
         copy(ROOT / name, HOME / name)
