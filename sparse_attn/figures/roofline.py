@@ -181,8 +181,8 @@ def bound_and_time(work: dict, timings: dict, roof, what: str, device: str) -> P
     said = f"{over.min():.2g} to {over.max():.2g} times the larger of the two"
     ax.set_title(f"Measured: {said}")
     return plot.describe(
-        caption=f"{what[0].upper()}{what[1:]}, on {device}: the clock shows {said}; furthest off at "
-        f"{plain(ns[worst])}.",
+        caption=f"{what[0].upper()}{what[1:]}, on {device}: the clock shows {said}; "
+        f"furthest off at {plain(ns[worst])}.",
         alt=f"Two dashed lines, memory time and arithmetic time, and measured points "
         f"against {what}, log axes. Measured {said}.",
     )
