@@ -5,6 +5,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 import pytest
+import torch
 
 from sparse_attn import cost
 from sparse_attn import exercises as package
@@ -169,6 +170,34 @@ def test_a_fused_program_is_judged_by_its_result_its_traffic_and_its_room(says):
     }
     for reason, program in wrong.items():
         assert reason in says("4.4", program)
+
+
+def update(m, l, o, scores, values, rescale_l=True, rescale_o=True):
+    """The answer to 5.3, or one that forgets to rescale."""
+    new = torch.maximum(m, scores.max())
+    p, decay = (scores - new).exp(), (m - new).exp()
+    l, o = (l * decay if rescale_l else l), (o * decay if rescale_o else o)
+    return new, l + p.sum(), o + p @ values
+
+
+def test_an_update_that_forgets_to_rescale_is_told_what_it_forgot(says):
+    assert says("5.3", update) == f"right. {ALL['5.3'].why}"
+    wrong = {
+        "an older maximum in them": lambda *a: update(*a, rescale_o=False),
+        "not the sum": lambda *a: update(*a, rescale_l=False),
+        "not the maximum": lambda m, *a: (m, *update(m, *a)[1:]),
+        "a new (m, l, o) is needed": lambda *a: update(*a)[:2],
+    }
+    for reason, answer in wrong.items():
+        assert reason in says("5.3", answer)
+
+
+def test_a_delta_is_the_dot_product_of_rows(says):
+    assert says("6.4", lambda out, dout: (out * dout).sum(-1)) == (
+        f"right. {ALL['6.4'].why}"
+    )
+    assert "(1, 2, 3) is needed" in says("6.4", lambda out, dout: out * dout)
+    assert "not the dot products" in says("6.4", lambda out, dout: out.sum(-1))
 
 
 @pytest.mark.parametrize("name", ["1.99", "99.1", "one", "", "-1.1", "1"])

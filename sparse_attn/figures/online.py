@@ -27,7 +27,7 @@ def running_maximum(scores, block: int) -> Plot:
 
     Where m rises, what l held is multiplied by exp(m before - m after): written there.
     """
-    scores = torch.as_tensor(scores, dtype=torch.float64)
+    scores = torch.as_tensor(scores, dtype=torch.float32)
     m, l = (
         [float(x) for x in column]
         for column in zip(*flash.running_blocks(scores, block), strict=True)
