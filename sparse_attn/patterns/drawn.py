@@ -13,6 +13,8 @@ from sparse_attn.checks import check_count, check_counts
 from sparse_attn.patterns.catalog import Full
 from sparse_attn.patterns.pattern import Pattern
 
+_ANY = Full()
+
 
 @dataclass(frozen=True)
 class Random(Pattern):
@@ -26,7 +28,7 @@ class Random(Pattern):
 
     degree: int
     seed: int = 0
-    among: Pattern = Full()
+    among: Pattern = _ANY
 
     def __post_init__(self):
         check_counts(degree=self.degree)

@@ -25,9 +25,7 @@ class PatternScores(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None):
         if mask is not None:
-            raise ValueError(
-                "a cache brings a mask, but a pattern needs the whole text"
-            )
+            raise ValueError("mask: a pattern needs the whole text, not a cache")
         return sparse_attention(q, k, v, self.pattern)
 
 
