@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sparse_attn.checks import check_counts
-from sparse_attn.patterns.pattern import Pattern
+from sparse_attn.patterns.pattern import Pattern, check_pattern
 
 BLOCK_Q, BLOCK_K = 128, 64  # queries and keys of a block; chapter 7 measures others
 _AT_ONCE = 2**22  # pairs that are looked at together
@@ -87,9 +87,11 @@ class Blocks:
     @property
     def waste(self) -> float:
         """Share of the pairs in listed blocks that are computed and thrown away."""
+        if not self.listed:
+            return 0.0
         q = (self.T - self.row * self.block_q).clamp(max=self.block_q)
         k = (self.T - self.column * self.block_k).clamp(max=self.block_k)
-        return 1 - self.pairs / max(1, int((q * k).sum()))
+        return 1 - self.pairs / int((q * k).sum())
 
     def edges(self) -> tuple[Tensor, Tensor]:
         """Every allowed pair as two lists of indices: queries and keys, (pairs,)."""
@@ -109,6 +111,7 @@ def blocks(
 
     Time and memory grow with the blocks that may hold a pair, not with T x T.
     """
+    check_pattern("pattern", pattern)
     check_counts(T=T, block_q=block_q, block_k=block_k)
     rule = pattern.rule(T)
     row, column = pattern.near(T, block_q, block_k).nonzero().unbind(1)

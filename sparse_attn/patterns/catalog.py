@@ -5,8 +5,9 @@ Classes are single rules; functions build what a paper proposed out of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 
@@ -21,7 +22,7 @@ class Full(Spans):
     def spans(self, q, T):
         return [Span(torch.zeros_like(q), torch.full_like(q, T))]
 
-    def pairs(self, T):
+    def _pairs(self, T):
         return T * T
 
     def __str__(self):
@@ -35,7 +36,7 @@ class Causal(Spans):
     def spans(self, q, T):
         return [Span(torch.zeros_like(q), q + 1)]
 
-    def pairs(self, T):
+    def _pairs(self, T):
         return triangle(T)
 
     def __str__(self):
@@ -67,7 +68,7 @@ class Window(Spans):
         left, right = self.gap * self.left, self.gap * self.right
         return [Span(q - left, q + right + 1, self.gap)]
 
-    def pairs(self, T):
+    def _pairs(self, T):
         # A shift by n tokens loses n pairs, as long as any are left.
         return T + sum(self._shifts(self.left, T)) + sum(self._shifts(self.right, T))
 
@@ -102,7 +103,7 @@ class Every(Spans):
     def spans(self, q, T):
         return [Span(q % self.stride, q + 1, self.stride)]
 
-    def pairs(self, T):
+    def _pairs(self, T):
         return sum(range(T, 0, -self.stride))
 
     def __str__(self):
@@ -124,7 +125,7 @@ class Columns(Spans):
         starts = range(self.size - self.count, self.size)
         return [Span(torch.full_like(q, at), q + 1, self.size) for at in starts]
 
-    def pairs(self, T):
+    def _pairs(self, T):
         starts = range(self.size - self.count, self.size)
         return sum(sum(range(T - at, 0, -self.size)) for at in starts)
 
@@ -152,7 +153,7 @@ class Blockwise(Spans):
         start = (q // size + self.shift) % self.n * size
         return [Span(start, start + size)]
 
-    def pairs(self, T):
+    def _pairs(self, T):
         size = -(-T // self.n)
         sizes = [min(size, max(0, T - i * size)) for i in range(self.n)]
         seen = sizes[self.shift :] + sizes[: self.shift]
@@ -175,7 +176,7 @@ class SameBlock(Spans):
         start = q // self.size * self.size
         return [Span(start, start + self.size)]
 
-    def pairs(self, T):
+    def _pairs(self, T):
         whole, rest = divmod(T, self.size)
         return whole * self.size**2 + rest**2
 
@@ -195,7 +196,7 @@ class First(Spans):
     def spans(self, q, T):
         return [Span(torch.zeros_like(q), torch.full_like(q, self.count))]
 
-    def pairs(self, T):
+    def _pairs(self, T):
         return T * min(self.count, T)
 
     def __str__(self):
@@ -215,9 +216,10 @@ class Globals(Spans):
     positions: tuple[int, ...]
 
     def __init__(self, positions: Sequence[int]):
-        object.__setattr__(self, "positions", tuple(int(p) for p in positions))
-        if not self.positions:
-            raise ValueError("positions is empty: name at least one token")
+        at = tuple(positions) if isinstance(positions, Iterable) else ()
+        if not at or not all(isinstance(p, Integral) for p in at):
+            raise ValueError(f"positions={positions!r}: a list of whole numbers needed")
+        object.__setattr__(self, "positions", tuple(int(p) for p in at))
 
     def _at(self, T: int) -> list[int]:
         at = {p + T if p < 0 else p for p in self.positions}
@@ -229,7 +231,7 @@ class Globals(Spans):
         own = sum((q == p for p in at), start=zero.bool())
         return [*seen, Span(zero, T * own)]
 
-    def pairs(self, T):
+    def _pairs(self, T):
         return T * T - (T - len(self._at(T))) ** 2
 
     def __str__(self):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sparse_attn.checks import check_count, check_counts
 from sparse_attn.patterns.catalog import Full
-from sparse_attn.patterns.pattern import Pattern
+from sparse_attn.patterns.pattern import Pattern, check_pattern
 
 _ANY = Full()
 
@@ -33,6 +33,7 @@ class Random(Pattern):
     def __post_init__(self):
         check_counts(degree=self.degree)
         check_count("seed", self.seed, least=0)
+        check_pattern("among", self.among)
 
     def rule(self, T):
         keys = self.drawn(T)
@@ -51,7 +52,7 @@ class Random(Pattern):
         found[row[real], keys[real] // block_k] = True
         return found
 
-    def pairs(self, T):
+    def _pairs(self, T):
         return int((self.drawn(T) >= 0).sum())
 
     def drawn(self, T: int) -> Tensor:

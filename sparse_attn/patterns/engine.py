@@ -44,7 +44,7 @@ def sparse_attention(
 
     def attend(q, k, v, one: Pattern) -> Tensor:
         T = q.shape[2]
-        height = block_q or best_height(one, T, block_k)
+        height = best_height(one, T, block_k) if block_q is None else block_q
         return _gathered(q, k, v, blocks(one, T, height, block_k))
 
     return by_head(attend, q, k, v, pattern)
@@ -72,7 +72,8 @@ def by_head(attend: Callable, q, k, v, pattern: Pattern | Sequence[Pattern]) -> 
         raise ValueError(f"k has {k.shape[2]} keys: as many as the {T} queries needed")
     if isinstance(pattern, Pattern):
         return attend(q, k, v, pattern)
-    if len(pattern) != H or not all(isinstance(one, Pattern) for one in pattern):
+    several = isinstance(pattern, Sequence) and len(pattern) == H
+    if not several or not all(isinstance(one, Pattern) for one in pattern):
         raise ValueError(
             f"pattern={pattern!r}: one pattern, or one for each of {H} heads"
         )
@@ -90,6 +91,9 @@ def _gathered(q: Tensor, k: Tensor, v: Tensor, listed: Blocks) -> Tensor:
     B, H, T, _ = q.shape
     if listed.is_full or listed.is_causal:
         return fused_attention(q, k, v, causal=not listed.is_full)
+    if not listed.listed:  # zeros, that still depend on k and v: by gradients of zero
+        nothing = torch.ones((), dtype=torch.bool, device=q.device)
+        return (q + k[:, :1] + v[:, :1]).masked_fill(nothing, 0.0)
     shared = k.shape[1] != H
     q = _in_blocks(q, listed.block_q)  # (H, B, rows, block_q, D)
     k, v = (_in_blocks(x, listed.block_k) for x in (k, v))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sparse_attn.gpt import GPT
 from sparse_attn.patterns.catalog import Causal
 from sparse_attn.patterns.engine import sparse_attention
-from sparse_attn.patterns.pattern import Pattern
+from sparse_attn.patterns.pattern import Pattern, check_pattern
 
 
 class PatternScores(nn.Module):
@@ -24,8 +24,12 @@ class PatternScores(nn.Module):
         self.pattern = pattern
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None):
-        if mask is not None:
-            raise ValueError("mask: a pattern needs the whole text, not a cache")
+        if mask is not None or q.shape[-2] != k.shape[-2]:
+            T, S = q.shape[-2], k.shape[-2]
+            raise ValueError(
+                f"cache holds {S - T} of {S} keys: a pattern needs the whole text at "
+                "once, and no cache"
+            )
         return sparse_attention(q, k, v, self.pattern)
 
 
@@ -36,10 +40,10 @@ def imposed(model: GPT, pattern: Pattern | Sequence[Pattern]):
     pattern: one for all heads, or one for each head; its causal part is what is used.
     Works for evaluation and for training; not with a cache.
     """
-    if isinstance(pattern, Pattern):
-        causal = pattern & Causal()
+    if isinstance(pattern, Sequence):
+        causal = tuple(check_pattern("pattern", one) & Causal() for one in pattern)
     else:
-        causal = tuple(one & Causal() for one in pattern)
+        causal = check_pattern("pattern", pattern) & Causal()
     before = [block.attention.scores for block in model.blocks]
     for block in model.blocks:
         block.attention.scores = PatternScores(causal)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from sparse_attn.checks import check_count, check_counts
+from sparse_attn.checks import check_counts
 
 # (q, k) -> bool, for index tensors that broadcast. As FlexAttention's mask_mod.
 Rule = Callable[[Tensor, Tensor], Tensor]
@@ -46,6 +46,10 @@ class Pattern(ABC):
 
         A closed form where the pattern has one; counted block by block where not.
         """
+        check_counts(T=T)
+        return self._pairs(T)
+
+    def _pairs(self, T: int) -> int:
         from sparse_attn.patterns.blocks import blocks
 
         return blocks(self, T).pairs
@@ -55,18 +59,19 @@ class Pattern(ABC):
         return _OfBlocks(self, size)
 
     def __and__(self, other: Pattern) -> Pattern:
-        return _Both(self, _pattern(other))
+        return _Both(self, check_pattern("other", other))
 
     def __or__(self, other: Pattern) -> Pattern:
-        return _Either(self, _pattern(other))
+        return _Either(self, check_pattern("other", other))
 
     def __invert__(self) -> Pattern:
         return _Not(self)
 
 
-def _pattern(value) -> Pattern:
+def check_pattern(name: str, value) -> Pattern:
+    """`value` itself, if it is a pattern; anything else raises."""
     if not isinstance(value, Pattern):
-        raise ValueError(f"{value!r} is no pattern: & and | join two patterns")
+        raise ValueError(f"{name}={value!r} is no pattern, and one is needed")
     return value
 
 
@@ -113,7 +118,7 @@ class _Not(Pattern):
     def near(self, T, block_q, block_k):
         return torch.ones(-(-T // block_q), -(-T // block_k), dtype=torch.bool)
 
-    def pairs(self, T):
+    def _pairs(self, T):
         return T * T - self.a.pairs(T)
 
     def __str__(self):
@@ -143,11 +148,10 @@ class _OfBlocks(Pattern):
         q0, q1 = q0[:, None], q1[:, None]
         return sums[q1, k1] - sums[q0, k1] - sums[q1, k0] + sums[q0, k0] > 0
 
-    def pairs(self, T):
-        whole = T % self.size == 0
-        return (
-            self.size**2 * self.a.pairs(T // self.size) if whole else super().pairs(T)
-        )
+    def _pairs(self, T):
+        if T % self.size:
+            return super()._pairs(T)
+        return self.size**2 * self.a.pairs(T // self.size)
 
     def __str__(self):
         return f"({self.a}).of_blocks({self.size})"
@@ -173,8 +177,7 @@ class Named(Pattern):
     def near(self, T, block_q, block_k):
         return self.a.near(T, block_q, block_k)
 
-    def pairs(self, T):
-        check_count("T", T)
+    def _pairs(self, T):
         return self.formula(T)
 
     def __str__(self):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
-from sparse_attn.checks import check_counts
+from sparse_attn.checks import check_count, check_counts
 from sparse_attn.patterns.catalog import (
     Causal,
     Columns,
@@ -26,6 +27,7 @@ def strided(stride: int) -> Pattern:
     Two hops reach everything. Source: Child et al. 2019, section 4.3, with the two
     heads merged into one.
     """
+    check_counts(stride=stride)
     local, far = Window(stride), Every(stride)
 
     def pairs(T: int) -> int:  # both see the query itself and the key one stride back
@@ -55,6 +57,7 @@ def lambda_shaped(window: int, sinks: int) -> Pattern:
 
     Source: Han et al. 2023; Xiao et al. 2023.
     """
+    check_counts(window=window, sinks=sinks)
     pattern = sliding_window(window) | (First(sinks) & Causal())
     return Named(
         f"last {window}, first {sinks}",
@@ -70,8 +73,9 @@ def global_local(positions: Sequence[int] | int, radius: int) -> Pattern:
     construction, ETC, if they were added), a list for those places (ITC).
     Source: Beltagy et al. 2020; Ainslie et al. 2020; Zaheer et al. 2020.
     """
+    check_count("radius", radius, least=0)
     local = Window(radius, radius)
-    if not isinstance(positions, int):
+    if not isinstance(positions, Integral):
         return local | Globals(positions)
     check_counts(positions=positions)
 
@@ -88,6 +92,7 @@ def bigbird(block: int, random: int, *, seed: int = 0) -> Pattern:
 
     Source: Zaheer et al. 2020, section 2 and appendix D; internal construction.
     """
+    check_counts(block=block, random=random)
     core = Window(1, 1) | Globals((0, -1))
     drawn = Random(random, seed, among=~core)
     return (core | drawn).of_blocks(block)
@@ -101,7 +106,7 @@ def longformer_heads(
     Source: Beltagy et al. 2020, section 4.1: two heads of the higher layers.
     """
     check_counts(heads=heads, gap=gap)
-    if not 0 <= dilated <= heads:
-        raise ValueError(f"dilated={dilated}: from 0 to the {heads} heads")
+    check_count("radius", radius, least=0)
+    check_count("dilated", dilated, least=0, most=heads)
     near, far = Window(radius, radius), Window(radius, radius, gap)
     return (near,) * (heads - dilated) + (far,) * dilated
