@@ -74,7 +74,7 @@ def gradients(attend, q, k, v, dout, **given):
     return torch.autograd.grad(attend(q, k, v, **given), (q, k, v), dout)
 
 
-def exact_gradients(q, k, v, dout, *, causal=False):
+def exact_gradients(q, k, v, dout, *, causal=False, mask=None):
     """Gradients of the specification in float64, and what rounding may add to each.
 
     The error model of `by_loops`, for programs that compute the weights P once more
@@ -85,8 +85,8 @@ def exact_gradients(q, k, v, dout, *, causal=False):
     a = min(u, torch.finfo(torch.float32).eps / 2 + own)
     smallest = torch.finfo(q.dtype).smallest_normal * u
     q, k, v, dout = (x.double() for x in (q, k, v, dout))
-    exact = gradients(attention, q, k, v, dout, causal=causal)
-    P = attention_weights(q, k, v, causal=causal)
+    exact = gradients(attention, q, k, v, dout, causal=causal, mask=mask)
+    P = attention_weights(q, k, v, causal=causal, mask=mask)
     groups, D = q.shape[1] // k.shape[1], q.shape[-1]
     T, S, scale = q.shape[-2], k.shape[-2], D**-0.5
     k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))
