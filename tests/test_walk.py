@@ -6,11 +6,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import by_loops, off
+from oracle import by_loops, exact_gradients, off
 
 from sparse_attn import cost
 from sparse_attn.counting import SlowMemory
-from sparse_attn.flash import naive_walk, outer_kv_walk, outer_q_walk
+from sparse_attn.flash import (
+    naive_walk,
+    outer_kv_backward,
+    outer_kv_walk,
+    outer_q_walk,
+)
 
 steady = settings(deadline=None, derandomize=True, max_examples=60)
 each_order = pytest.mark.parametrize("causal", [False, True], ids=["full", "causal"])
@@ -74,6 +79,48 @@ def test_the_plain_program_is_attention_and_moves_what_the_formula_says(shape):
     is_attention(out, q, k, v, causal)
     expected = cost.naive_elements(T, D, S=S)
     assert (memory.read, memory.written) == (expected.read, expected.written)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@steady
+@given(shape=shapes)
+def test_backward_has_the_gradients_and_moves_what_the_formula_says(dtype, shape):
+    T, S, D, block_q, block_k, causal = shape
+    q, k, v = head(T, S, D, dtype)
+    dout = torch.randn(T, D).to(dtype)
+    memory, blocks = SlowMemory(), dict(block_q=block_q, block_k=block_k)
+    found = outer_kv_backward(memory, q, k, v, dout, causal=causal, **blocks)
+    one = (x[None, None] for x in (q, k, v, dout))
+    exact, budgets = exact_gradients(*one, causal=causal)
+    for x, expected, budget in zip(found, exact, budgets, strict=True):
+        assert (off(x, expected[0, 0]) <= budget[0, 0]).all()
+    count = cost.outer_kv_backward_elements(T, D, S=S, causal=causal, **blocks)
+    assert (memory.read, memory.written) == (count.read, count.written)
+    assert memory.held == 0
+
+
+def test_backward_in_single_numbers():
+    """Keys, values and their gradients once; eight times five arrays and two rows."""
+    found = cost.outer_kv_backward_elements(N, D, **BLOCKS)
+    assert (found.read, found.written) == (71_680, 20_480)
+    assert found.moved == 4 * N * D + 8 * (5 * N * D + 2 * N)
+
+
+def test_backward_needs_a_gradient_of_the_output_s_shape():
+    q, k, v = head(4, 6, 3)
+    for dout, words in ((v, r"\(6, 3\)"), (None, "NoneType")):
+        with pytest.raises(ValueError, match=f"dout has .*{words}.*q is needed"):
+            outer_kv_backward(SlowMemory(), q, k, v, dout, block_q=2, block_k=2)
+
+
+def test_backward_needs_room_for_eight_tiles_and_two_of_scores():
+    q, k, v = head(N, N, D)
+    needs = 4 * 16 * D + 4 * 32 * D + 2 * 32 * 16 + 2 * 32
+    memory = SlowMemory(needs)
+    outer_kv_backward(memory, q, k, v, q, **BLOCKS)
+    assert memory.peak == needs
+    with pytest.raises(MemoryError, match="dS"):
+        outer_kv_backward(SlowMemory(needs - 1), q, k, v, q, **BLOCKS)
 
 
 @each_tiled

@@ -1,7 +1,8 @@
 """Elements that attention moves between slow and fast memory, tile by tile, one head.
 
 Symbols as in `flops`, and S keys, block_q queries and block_k keys to a tile. The
-counts of `flash.naive_walk`, `outer_kv_walk` and `outer_q_walk`; tests demand equality.
+counts of `flash.naive_walk`, `outer_kv_walk`, `outer_q_walk` and `outer_kv_backward`;
+tests demand equality.
 """
 
 from dataclasses import dataclass
@@ -66,6 +67,29 @@ def outer_kv_elements(
     rows = _tiles_by_row(T, S, block_q, block_k, causal)
     met = sum((b - a) * visited for a, b, visited, _ in rows)
     return Elements(2 * S * D + met * (2 * D + 2), met * (D + 2))
+
+
+def outer_kv_backward_elements(
+    T: int,
+    D: int,
+    block_q: int,
+    block_k: int,
+    *,
+    S: int | None = None,
+    causal: bool = False,
+) -> Elements:
+    """The gradients in FlashAttention's first order of loops, keys outside.
+
+    k and v are read and dk and dv written once; for each of the ⌈S/block_k⌉ tiles of
+    keys, all of q, O, dO, dq, m and l are read, and dq is written again.
+    4·S·D + ⌈S/block_k⌉·(5·T·D + 2·T) in all, less if causal.
+    Source: Dao et al. 2022, algorithm 4.
+    """
+    S = T if S is None else S
+    check_counts(D=D)
+    rows = _tiles_by_row(T, S, block_q, block_k, causal)
+    met = sum((b - a) * visited for a, b, visited, _ in rows)
+    return Elements(2 * S * D + met * (4 * D + 2), 2 * S * D + met * D)
 
 
 def outer_q_elements(

@@ -1,9 +1,10 @@
 """FlashAttention taken apart: `online` softmax, the `tiled` forward and backward, and
-the `walk` that counts what each order of the loops moves.
+the `walk` and `backward_walk` that count what each order of the loops moves.
 
 `from sparse_attn import flash`, then flash.flash_attention(q, k, v), and so on.
 """
 
+from sparse_attn.flash.backward_walk import outer_kv_backward
 from sparse_attn.flash.online import (
     Running,
     merge,
@@ -27,6 +28,7 @@ __all__ = [
     "merge_tree",
     "naive_walk",
     "online_softmax",
+    "outer_kv_backward",
     "outer_kv_walk",
     "outer_q_walk",
     "running",
