@@ -170,6 +170,23 @@ def test_its_blocks_are_those_of_its_mask(pattern, T, block_q, block_k):
         the_blocks_are_those_of(pattern.mask(T).numpy(), pattern, block_q, block_k)
 
 
+@pytest.mark.parametrize("block_q, block_k", [(1, 1), (4, 4), (7, 5)])
+def test_as_many_pairs_as_causal_but_after_the_query_are_not_causal(block_q, block_k):
+    for pattern in (Window(0, 20), ~Causal() | Window(0)):
+        assert pattern.pairs(20) == Causal().pairs(20)
+        the_blocks_are_those_of(pattern.mask(20).numpy(), pattern, block_q, block_k)
+
+
+@pytest.mark.parametrize(
+    "pattern", [Window(5, 2), Window(3, 1, 40), Every(50), Columns(64, 2)], ids=str
+)
+def test_between_keys_far_apart_no_block_is_looked_at(pattern):
+    for block_q, block_k in ((16, 8), (7, 5), (64, 16)):
+        near = pattern.near(300, block_q, block_k)
+        found = blocks(pattern, 300, block_q, block_k)
+        assert near.nonzero().equal(torch.stack((found.row, found.column), 1))
+
+
 few = st.integers(1, 9)
 LEAVES = st.one_of(
     st.just(Full()),
