@@ -9,6 +9,8 @@ from torch import Tensor
 from sparse_attn.checks import check_count, check_counts
 from sparse_attn.hashing.inputs import check_buckets, check_vectors
 
+_AT_ONCE = 2**22  # projections that are held together
+
 
 def rotations(
     D: int,
@@ -46,11 +48,17 @@ def hash_buckets(x: Tensor, R: Tensor) -> Tensor:
     _check_hashed(x, R)
     wide = torch.promote_types(x.dtype, torch.float32)
     x, R = x.detach().to(wide), R.to(x.device, wide)
-    return torch.stack([_largest(x @ directions) for directions in R], dim=-2)
+    width = R.shape[-1]
+    group = max(1, _AT_ONCE // max(1, x.numel() // x.shape[-1] * width))
+    found = []
+    for directions in R.split(group):  # a product for many rounds of few vectors
+        projected = x @ directions.movedim(0, 1).flatten(1)  # (..., T, group width)
+        found.append(_largest(projected.unflatten(-1, (-1, width))))
+    return torch.cat(found, dim=-1).movedim(-1, -2)
 
 
 def _largest(projected: Tensor) -> Tensor:
-    """(..., T, buckets/2) -> (..., T): argmax(cat(x, -x)), without making them."""
+    """(..., buckets/2) -> (...): argmax(cat(x, -x)), without making them."""
     top, first = projected.max(dim=-1)
     bottom, last = projected.min(dim=-1)
     return torch.where(top >= -bottom, first, last + projected.shape[-1])
