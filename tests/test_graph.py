@@ -24,6 +24,7 @@ from sparse_attn.patterns import (
 from sparse_attn.patterns.graph import (
     adjacency,
     eigenvalues,
+    hops,
     path_length,
     random_graph,
     reach,
@@ -88,6 +89,16 @@ def test_reach_counts_the_entries_of_matrix_powers(seen, layers):
     found = reach(csr_array(seen.astype(float)), layers)
     assert found.shape == (layers + 1, n)
     assert np.array_equal(found, expected)
+
+
+@settings(max_examples=60, deadline=None)
+@given(directed, st.data())
+def test_as_many_are_within_some_hops_as_are_reached_in_so_many_layers(seen, data):
+    token, graph = data.draw(st.integers(0, len(seen) - 1)), csr_array(seen * 1.0)
+    found = hops(graph, token)
+    assert found[token] == 0
+    for layer, count in enumerate(reach(graph, 4)[:, token]):
+        assert (found <= layer).sum() == count
 
 
 @settings(max_examples=60, deadline=None)
@@ -232,6 +243,8 @@ def test_causal_patterns_connect_half_of_the_ordered_pairs():
     (lambda: adjacency(Full(), 0), "T=0"),
     (lambda: reach(csr_array((3, 4)), 1), r"shape \(3, 4\): as many rows as columns"),
     (lambda: reach(ring(4), -1), "layers=-1"),
+    (lambda: hops(ring(4), 4), "token=4: a whole number from 0 to 3"),
+    (lambda: hops(csr_array((3, 4)), 0), r"shape \(3, 4\)"),
     (lambda: path_length(csr_array((3, 4))), r"shape \(3, 4\)"),
     (lambda: undirected(csr_array((3, 4))), r"shape \(3, 4\)"),
     (lambda: eigenvalues(csr_array((3, 4))), r"shape \(3, 4\)"),

@@ -47,6 +47,15 @@ def reach(graph: csr_array, layers: int) -> np.ndarray:
     return np.stack(counts)
 
 
+def hops(graph: csr_array, token: int) -> np.ndarray:
+    """(T,) float: layers until each token can influence `token`, infinite for never.
+
+    graph: (T, T); 0 for the token itself. Raises ValueError if it is not among the T.
+    """
+    check_count("token", token, least=0, most=_nodes(graph) - 1)
+    return shortest_path(csr_array(graph), unweighted=True, indices=token)
+
+
 def path_length(graph: csr_array) -> tuple[float, float]:
     """Mean hops on the shortest path between two tokens; share of pairs with a path.
 
