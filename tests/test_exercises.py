@@ -9,6 +9,8 @@ import torch
 
 from sparse_attn import cost
 from sparse_attn import exercises as package
+from sparse_attn import patterns as P
+from sparse_attn.attention import attention
 from sparse_attn.exercises import Function, Number, check
 
 CHAPTERS = {
@@ -122,7 +124,10 @@ def test_a_crashing_function_is_reported_not_raised(says, name):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_of_other_arguments_is_reported_not_raised(says, name):
-    assert says(name, lambda: 1.0).startswith("not yet. Your function raised TypeError")
+    def other(*, none_gives_this):
+        return none_gives_this
+
+    assert says(name, other).startswith("not yet. Your function raised TypeError")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -198,6 +203,62 @@ def test_a_delta_is_the_dot_product_of_rows(says):
     )
     assert "(1, 2, 3) is needed" in says("6.4", lambda out, dout: out * dout)
     assert "not the dot products" in says("6.4", lambda out, dout: out.sum(-1))
+
+
+def three_scales():
+    return P.Window(7) | (P.Every(8) & P.Window(63)) | P.Every(64)
+
+
+def test_a_pattern_that_is_dear_short_or_sees_the_future_is_told_so(says):
+    assert says("7.3", three_scales) == f"right. {ALL['7.3'].why}"
+    wrong = {
+        "23.0 keys per query": lambda: P.strided(16),
+        "out of reach": lambda: P.sliding_window(20),
+        "sees the future": lambda: P.Window(3, 3),
+        "a pattern is needed": lambda: None,
+    }
+    for reason, make in wrong.items():
+        assert reason in says("7.3", make)
+
+
+def in_order(q, k, v, stride, causal=True):
+    """The answer to 7.4, or one that forgets that the past is all there is."""
+    B, H, T, D = q.shape
+
+    def turn(x):
+        x = x.reshape(B, H, -1, stride, D).permute(0, 3, 1, 2, 4)
+        return x.flatten(0, 1)
+
+    out = attention(turn(q), turn(k), turn(v), causal=causal)
+    out = out.view(B, stride, H, -1, D).permute(0, 2, 3, 1, 4)
+    return out.reshape(B, H, T, D)
+
+
+def test_a_stride_by_reordering_must_equal_the_pattern(says):
+    assert says("7.4", in_order) == f"right. {ALL['7.4'].why}"
+    assert "not those of the pattern" in says(
+        "7.4", lambda *a: in_order(*a, causal=False)
+    )
+    assert "a tensor is needed" in says("7.4", lambda *a: None)
+    assert "it gives shape" in says("7.4", lambda q, *_: q[:, :, :3]).lower()
+
+
+def test_a_bucket_is_among_all_of_them_and_the_right_one(says):
+    def both(x, R):
+        return torch.cat((x @ R, -x @ R), -1).argmax(-1)
+
+    assert says("8.2", both) == f"right. {ALL['8.2'].why}"
+    assert "Only half" in says("8.2", lambda x, R: (x @ R).argmax(-1))
+    assert "in another bucket" in says("8.2", lambda x, R: (both(x, R) + 1) % 16)
+    assert "a tensor is needed" in says("8.2", lambda x, R: None)
+
+
+def test_crowding_counts_pairs_not_tokens(says):
+    def right(sizes):
+        return len(sizes) * sum(n * n for n in sizes) / sum(sizes) ** 2
+
+    assert says("8.4", right) == f"right. {ALL['8.4'].why}"
+    assert "For sizes [16, 0, 0, 0]" in says("8.4", lambda sizes: 1.0)
 
 
 @pytest.mark.parametrize("name", ["1.99", "99.1", "one", "", "-1.1", "1"])
