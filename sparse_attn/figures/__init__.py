@@ -8,6 +8,7 @@ from sparse_attn.figures.cache import (
     shared_reads,
     window_cache,
 )
+from sparse_attn.figures.chunks import sort_and_chunk_steps
 from sparse_attn.figures.cost import (
     block_share,
     full_against_topk,
@@ -17,6 +18,8 @@ from sparse_attn.figures.cost import (
     time_against_length,
 )
 from sparse_attn.figures.grids import pair_grids, weight_grid
+from sparse_attn.figures.hashing import collisions, hash_circle, rounds_and_buckets
+from sparse_attn.figures.lsh import bucket_loads, lsh_time, recall_by_cost
 from sparse_attn.figures.machine import (
     anatomy,
     chain_gains,
@@ -51,11 +54,15 @@ __all__ = [
     "attention_on_roof",
     "block_share",
     "bound_and_time",
+    "bucket_loads",
     "cache_size",
     "chain_gains",
+    "collisions",
     "decoding_speed",
     "full_against_topk",
+    "hash_circle",
     "losses",
+    "lsh_time",
     "matmul_on_roofs",
     "memory_against_length",
     "model_shares",
@@ -64,14 +71,17 @@ __all__ = [
     "published_table",
     "rate_by_size",
     "reach",
+    "recall_by_cost",
     "remedies",
     "roofline",
+    "rounds_and_buckets",
     "running_maximum",
     "shared_heads",
     "shared_reads",
     "shares",
     "softmax_error",
     "softmax_passes",
+    "sort_and_chunk_steps",
     "staircase",
     "tile_occupancy",
     "tile_traffic",
