@@ -14,6 +14,8 @@ from PIL import Image
 from test_figures_cache import DRAWN as CACHE
 from test_figures_hashing import DRAWN as HASHING
 from test_figures_hashing import EXTREMES as HASHING_EXTREMES
+from test_figures_patterns import DRAWN as PATTERNS
+from test_figures_patterns import EXTREMES as PATTERN_EXTREMES
 from test_figures_roofline import DRAWN as ROOFLINE
 from test_figures_tiles import DRAWN as TILES
 from test_figures_tiles import EXTREMES as TILE_EXTREMES
@@ -149,7 +151,7 @@ DRAWN = {
     ),
 }
 
-DRAWN |= CACHE | HASHING | ROOFLINE | TILES
+DRAWN |= CACHE | HASHING | PATTERNS | ROOFLINE | TILES
 
 each_figure = pytest.mark.parametrize("name", DRAWN)
 
@@ -293,7 +295,7 @@ EXTREMES += [
     for T in (64, 65_536)
     for D in (16, 256)
 ]
-EXTREMES += TILE_EXTREMES + HASHING_EXTREMES
+EXTREMES += TILE_EXTREMES + PATTERN_EXTREMES + HASHING_EXTREMES
 EXTREMES += [  # as another device might measure them
     (
         "shares",

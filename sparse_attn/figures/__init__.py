@@ -17,6 +17,7 @@ from sparse_attn.figures.cost import (
     shares,
     time_against_length,
 )
+from sparse_attn.figures.graphs import composer, reach_by_layers, receptive_field
 from sparse_attn.figures.grids import pair_grids, weight_grid
 from sparse_attn.figures.hashing import collisions, hash_circle, rounds_and_buckets
 from sparse_attn.figures.lsh import bucket_loads, lsh_time, recall_by_cost
@@ -31,6 +32,7 @@ from sparse_attn.figures.online import (
     softmax_error,
     softmax_passes,
 )
+from sparse_attn.figures.patterns import block_waste, mask_gallery, neighbors
 from sparse_attn.figures.remedies import (
     losses,
     model_shares,
@@ -44,6 +46,11 @@ from sparse_attn.figures.roofline import (
     matmul_on_roofs,
     roofline,
 )
+from sparse_attn.figures.sparsity import (
+    quality_by_share,
+    time_by_share,
+    trained_patterns,
+)
 from sparse_attn.figures.style import Plot
 from sparse_attn.figures.tiles import tile_occupancy, tile_walk
 from sparse_attn.figures.traffic import tile_traffic, traffic_scaling
@@ -53,25 +60,32 @@ __all__ = [
     "anatomy",
     "attention_on_roof",
     "block_share",
+    "block_waste",
     "bound_and_time",
     "bucket_loads",
     "cache_size",
     "chain_gains",
     "collisions",
+    "composer",
     "decoding_speed",
     "full_against_topk",
     "hash_circle",
     "losses",
     "lsh_time",
+    "mask_gallery",
     "matmul_on_roofs",
     "memory_against_length",
     "model_shares",
+    "neighbors",
     "pair_grids",
     "past_training",
     "published_table",
+    "quality_by_share",
     "rate_by_size",
     "reach",
+    "reach_by_layers",
     "recall_by_cost",
+    "receptive_field",
     "remedies",
     "roofline",
     "rounds_and_buckets",
@@ -87,7 +101,9 @@ __all__ = [
     "tile_traffic",
     "tile_walk",
     "time_against_length",
+    "time_by_share",
     "traffic_scaling",
+    "trained_patterns",
     "training_memory",
     "weight_grid",
     "window_cache",
