@@ -226,8 +226,7 @@ def figure_problems(page: Page) -> list[str]:
 
 def accessibility_problems(page: Page) -> list[str]:
     """What axe-core finds with all folds open, less the baseline. Alters the page."""
-    if page.evaluate("checks.thinCode()"):
-        page.wait_for_timeout(400)  # the theme looks at changed code anew, 0.3 s later
+    page.evaluate("checks.thinCode()")
     page.evaluate("checks.openFolds()")
     options = {"resultTypes": ["violations"], "preload": False}
     found = Axe().run(page, options=options).response["violations"]
@@ -268,6 +267,12 @@ def _fold_problem(page: Page, handle: Locator):
             yield f"{key} does not {'open' if opens else 'close'} it: {name}"
     if problem := handle.evaluate("handle => checks.focusProblem(handle)"):
         yield f"its focus {problem}: {name}"
+
+
+def code_stops(page: Page) -> list[str]:
+    """Code that scrolls and that Tab skips, or the other way; opens all folds."""
+    page.evaluate("checks.openFolds()")
+    return page.evaluate("checks.stops()")
 
 
 # --- sliders ------------------------------------------------------------------------
@@ -369,7 +374,10 @@ def _running_problems(page, box, player, slider, last):
     middle.click()
     if middle.inner_text() != "Pause" or live.get_attribute("aria-live") != "off":
         yield "while it plays, the button offers no pause or the caption is read out"
-    page.wait_for_timeout(30 * last + 400)
+    for _ in range(4 * (last + 10)):  # four times as long as it takes, if need be
+        page.wait_for_timeout(30)
+        if middle.inner_text() == "Play":
+            break
     if int(slider.input_value()) != last:
         yield f"playing does not reach the end: {slider.input_value()} of {last}"
     if middle.inner_text() != "Play" or live.get_attribute("aria-live") != "polite":

@@ -96,11 +96,16 @@ window.checks = (() => {
 
   // --- folds ---------------------------------------------------------------
 
-  function openFolds() {
+  async function openFolds() {
     all(".bd-article .toggle-button-hidden").forEach((button) => button.click());
     all(".bd-article details:not([open]) > summary").forEach((title) => title.click());
     document.getAnimations().forEach((animation) => animation.finish());
+    await nextFrame();  // in which observers of sizes were told
   }
+
+  // Two, for what is asked for before a frame is only done within it.
+  const nextFrame = () => new Promise(
+    (done) => requestAnimationFrame(() => requestAnimationFrame(done)));
 
   const titleOf = (handle) => handle.closest(".admonition-title, summary");
 
@@ -252,8 +257,18 @@ window.checks = (() => {
     return tokens.length - seen.size;
   }
 
+  // Code that scrolls but is skipped by Tab, or does not and is a stop.
+  function stops() {
+    return all(".bd-article pre").flatMap((pre) => {
+      const wide = pre.scrollWidth > pre.clientWidth;
+      const scrolls = wide || pre.scrollHeight > pre.clientHeight;
+      if (scrolls === (pre.tabIndex >= 0)) return [];
+      return [`${scrolls ? "scrolls, but is no stop" : "is a stop"}: ${named(pre)}`];
+    });
+  }
+
   return {
     tooWide, math, figures, openFolds, titleOf, foldedText, focusProblem,
-    disagreements, disagreementsInFile, frames, labelOf, thinCode,
+    disagreements, disagreementsInFile, frames, labelOf, thinCode, stops,
   };
 })();

@@ -7,6 +7,7 @@ from book_checks import (
     assert_none,
     broken_links,
     build_errors,
+    code_stops,
     cut_pictures,
     figure_problems,
     fold_problems,
@@ -144,3 +145,7 @@ def test_axe_finds_nothing_that_is_ours(opened, path, view):
     page = opened(view, path).page
     assert page.locator("html").get_attribute("data-theme") == view
     assert_none(accessibility_problems(page))
+
+
+def test_code_that_scrolls_on_a_phone_is_reached_by_keyboard(opened, path):
+    assert_none(code_stops(opened("phone", path).page))

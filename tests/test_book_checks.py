@@ -14,6 +14,7 @@ from book_checks import (
     assert_none,
     broken_links,
     build_errors,
+    code_stops,
     cut_pictures,
     figure_problems,
     fold_problems,
@@ -25,8 +26,10 @@ from book_checks import (
     slider_problems,
     static_slider_problems,
     too_wide,
+    visit,
 )
 from PIL import Image
+from playwright.sync_api import expect
 
 from sparse_attn.explore import explore
 
@@ -123,11 +126,22 @@ def test_good_buttons_have_no_problem(opened, altered, played, view):
     assert_none(slider_problems(seen.page))
 
 
-def test_buttons_play_at_the_pace_of_a_reader_and_never_unasked(opened, bare, played):
-    seen = opened("light", bare(played))
-    page = seen.page
-    page.clock.install()
-    page.reload()
+@pytest.fixture
+def stopped(browser, bare, played):
+    """A slider with buttons whose clock only moves when it is told to.
+
+    In a window of its own, as all pages of a window share one clock.
+    """
+    window = browser.new_context(offline=True)
+    window.clock.install(time=0)
+    seen = visit(window, bare(played))
+    window.clock.pause_at(60)
+    yield seen
+    window.close()
+
+
+def test_buttons_play_at_the_pace_of_a_reader_and_never_unasked(stopped):
+    page = stopped.page
     slider = page.get_by_label("first").and_(page.get_by_role("slider"))
     places = []
 
@@ -146,14 +160,12 @@ def test_buttons_play_at_the_pace_of_a_reader_and_never_unasked(opened, bare, pl
     wait(5000)
     assert places == [0, 0, 1, 2, 3, 3, 1, 2, 2]
     assert page.get_by_text("A swatch for 3 and 1.").count() == 1
-    assert_none(script_errors(seen))
+    assert_none(script_errors(stopped))
 
 
 @pytest.mark.parametrize("press", ["Back", "Forward"])
-def test_a_step_by_hand_ends_the_playing(opened, bare, played, press):
-    page = opened("light", bare(played)).page
-    page.clock.install()
-    page.reload()
+def test_a_step_by_hand_ends_the_playing(stopped, press):
+    page = stopped.page
     page.get_by_role("button", name="Play: first").click()
     page.clock.run_for(610)
     page.get_by_role("button", name=f"{press}: first").click()
@@ -371,3 +383,35 @@ def test_the_baseline_excuses_only_the_element_it_names(opened, altered):
     page = opened("light", altered("<div role='list'><a href='#'>x</a></div>")).page
     found = accessibility_problems(page)
     assert any("aria-required-children" in problem for problem in found)
+
+
+# On a phone, code of this width scrolls in an open fold, and not while it is closed.
+CODE = (
+    "<div class='highlight'><pre style='overflow: auto'>"
+    "<span style='display: inline-block; width: {}px'>x = 1</span></pre></div>"
+)
+FOLDED = (
+    "<div class='admonition dropdown'><p class='admonition-title'>Solution</p>"
+    f"{CODE.format(280)}{CODE.format(40)}</div>"
+    f"<details><summary>More</summary>{CODE.format(500)}</details>"
+)
+
+
+def test_code_in_a_fold_is_reached_by_keyboard_while_it_scrolls(opened, altered):
+    page = opened("phone", altered(FOLDED)).page
+    assert_none(code_stops(page))
+    assert_none(accessibility_problems(page))
+    stops = page.locator(".bd-article pre[tabindex='0']")
+    assert stops.count() == 2
+    page.set_viewport_size({"width": 1280, "height": 844})
+    expect(stops).to_have_count(0)
+
+
+def test_without_the_book_s_script_code_in_a_fold_is_out_of_reach(
+    contexts, opened, altered
+):
+    contexts["phone"].route("**/book.js*", lambda route: route.abort())
+    page = opened("phone", altered(FOLDED)).page
+    contexts["phone"].unroute("**/book.js*")
+    (problem,) = code_stops(page)
+    assert "scrolls, but is no stop" in problem
