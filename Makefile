@@ -22,7 +22,8 @@ book: $(READY)  ## build the book from its stored outputs; warnings are errors
 test: $(TEST_READY)  ## style, unit, property and browser tests, every notebook output
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check sparse_attn tests tools
-	SPARSE_ATTN_DEVICE=$(DEVICE) $(PY) -m pytest
+	SPARSE_ATTN_DEVICE=$(DEVICE) OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 \
+	  --dist loadfile --no-loadscope-reorder
 	SPARSE_ATTN_DEVICE=$(DEVICE) $(PY) -m pytest -p no:cacheprovider \
 	  $(if $(filter cpu,$(DEVICE)),--nbval,--nbval-lax) --nbval-current-env \
 	  --nbval-sanitize-with tests/nbval.cfg book
