@@ -120,7 +120,7 @@ def collisions(measured: dict[int, list[tuple[float, float]]]) -> Plot:
         for degrees, share in dots
     }
     n, degrees = max(off, key=lambda key: abs(off[key]))
-    worst = f"{abs(off[n, degrees]):.4f}"
+    worst = f"{abs(off[n, degrees]):.3f}"
     finding = f"Measured collisions are off by at most {worst}"
 
     plot = Plot(height=3.6)
@@ -135,7 +135,7 @@ def collisions(measured: dict[int, list[tuple[float, float]]]) -> Plot:
     ax.text(0.98, 0.95, "lines predicted, dots measured\non the lines: buckets",
             transform=ax.transAxes, ha="right", va="top")  # fmt: skip
     said = ", ".join(
-        f"{n} buckets {max(abs(d) for (m, _), d in off.items() if m == n):.4f}"
+        f"{n} buckets {max(abs(d) for (m, _), d in off.items() if m == n):.3f}"
         for n in sorted(measured)
     )
     return plot.describe(

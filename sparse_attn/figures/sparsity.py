@@ -20,23 +20,30 @@ _NEAR = 1.25  # shares up to this factor apart are compared with each other
 def quality_by_share(
     curves: dict[str, list[tuple[float, float]]], base: float, title_prefix: str
 ) -> Plot:
-    """Bits per byte against the share of causal pairs kept, a line for each family.
+    """Bits per byte lost against the share of causal pairs kept, a line per family.
 
     curves: family -> (share from 0 to 1, bits per byte); base: full attention's bits.
     Families are compared where their shares lie within 25% of each other.
     """
-    plot = Plot(height=3.9)
+    plot = Plot(height=4.2)
     ax = plot.add_subplot()
-    for (name, points), (color, marker) in zip(
-        curves.items(), LOOKS * len(curves), strict=False
-    ):
+    for i, (name, points) in enumerate(curves.items()):
+        color, marker = LOOKS[i % len(LOOKS)]
+        dashes = "--" if i >= len(LOOKS) else "-"
+        shares, bits = zip(*sorted(points), strict=True)
         ax.plot(
-            *zip(*sorted(points), strict=True), f"{marker}-", color=color, label=name
+            shares, np.subtract(bits, base), marker, ls=dashes, color=color, label=name
         )
-    ax.axhline(base, color=INK, lw=1.2, ls="--", label=f"full attention, {base:.2f}")
-    ax.set(xscale="log", xlabel="share of causal pairs kept", ylabel="bits per byte")
+    ax.set_yscale("symlog", linthresh=0.02)  # a pattern may also gain
+    ax.set(xscale="log", xlabel="share of causal pairs kept")
+    ax.set_ylabel(f"bits per byte lost; full attention needs {base:.2f}")
     _percent_axis(ax.xaxis, [share for c in curves.values() for share, _ in c])
-    ax.legend()
+    low, high = ax.get_ylim()
+    ticks = [0, *(n * 10.0**power for power in (-2, -1, 0, 1) for n in (1, 2, 5))]
+    ax.set_yticks([y for y in ticks if low <= y <= high])
+    ax.set_yticks([], minor=True)
+    ax.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=3)
     best = [
         (share, *min(group, key=lambda point: point[1]))
         for share, group in _alike(curves)
@@ -56,8 +63,8 @@ def quality_by_share(
     return plot.describe(
         caption=f"{title_prefix}, bits per byte. Best: {said}; full attention "
         f"{base:.2f}.",
-        alt=f"Lines of bits per byte against the share of pairs, log axis: {lines}. "
-        f"Dashed, full attention: {base:.2f}.",
+        alt="Lines of bits per byte lost against the share of pairs, log axes. Bits "
+        f"per byte: {lines}; full attention {base:.2f}.",
     )
 
 
