@@ -108,7 +108,7 @@ DRAWN = {  # figure -> (arguments, what its caption must state)
     ),
     "trained_patterns": (
         dict(rows=TRAINED, shares={"window 64": 0.22, "random": 0.031}),
-        ["window 64 (+0.010)", "random (+0.190)", "full's mean of 1.510"],
+        ["window 64 (+0.010)", "random (+0.190)", "mean of 1.510 for full"],
     ),
 }
 EXTREMES = [("block_waste", dict(kind=kind, block=16)) for kind in KINDS]

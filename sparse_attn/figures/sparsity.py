@@ -132,8 +132,8 @@ def trained_patterns(rows: dict[str, list[float]], shares: dict[str, float]) -> 
         for label, x in zip(labels, rows.values(), strict=True)
     )
     return plot.describe(
-        caption=f"{finding}, against {base_name}'s mean of {mean:.3f}. Dots are seeds, "
-        f"bars means; the gray band spans the seeds of {base_name}.",
+        caption=f"{finding}, against a mean of {mean:.3f} for {base_name}. Dots are "
+        f"seeds, bars means; the gray band spans the seeds of {base_name}.",
         alt=f"Dots per pattern, mean bits per byte: {said}.",
     )
 

@@ -104,7 +104,7 @@ class _Either(Pattern):
         return self.a.near(T, block_q, block_k) | self.b.near(T, block_q, block_k)
 
     def __str__(self):
-        return f"{self.a} | {self.b}"
+        return f"({self.a} | {self.b})"
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class _Not(Pattern):
         return T * T - self.a.pairs(T)
 
     def __str__(self):
-        return f"~({self.a})"
+        return f"~{self.a}"
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class _OfBlocks(Pattern):
         return self.size**2 * self.a.pairs(T // self.size)
 
     def __str__(self):
-        return f"({self.a}).of_blocks({self.size})"
+        return f"{self.a} of blocks of {self.size}"
 
 
 def _touched(T: int, block: int, size: int) -> tuple[Tensor, Tensor]:
