@@ -54,7 +54,7 @@ DRAWN = {  # figure -> (arguments, what its caption must state)
     ),
     "collisions": (
         dict(measured=MEASURED),
-        ["at most 0.0110", "60° with 16 buckets", "15 dots", "4 buckets 0.0030"],
+        ["at most 0.011", "60° with 16 buckets", "15 dots", "4 buckets 0.003"],
     ),
     "hash_circle": (
         dict(angle=90, buckets=8),
