@@ -71,3 +71,52 @@ def check_mask(mask: Tensor, q: Tensor, S: int):
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}: it must broadcast to {full}"
         ) from None
+
+
+def check_vectors(name: str, x: Tensor, axes: str):
+    """`x` is a floating-point tensor with the named axes, none of them empty.
+
+    Axes that begin with "..." are the last ones, whatever comes before.
+    """
+    least = len(axes.replace("...", "").strip(", ").split(","))
+    fits = isinstance(x, Tensor) and (
+        x.ndim >= least if axes.startswith("...") else x.ndim == least
+    )
+    if not fits:
+        got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x)
+        raise ValueError(f"{name} has {got}: axes ({axes}) are needed")
+    if 0 in x.shape:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}: no axis may be empty")
+    if not x.is_floating_point():
+        raise ValueError(f"{name} is {x.dtype}: a floating-point dtype is needed")
+
+
+def check_alike(name: str, x: Tensor, other: str, y: Tensor):
+    """`x` has the shape, dtype and device of `y`; otherwise raises."""
+    for what in ("shape", "dtype", "device"):
+        got, wanted = getattr(x, what), getattr(y, what)
+        if got != wanted:
+            got, wanted = (tuple(s) if what == "shape" else s for s in (got, wanted))
+            raise ValueError(
+                f"{name} has {what} {got} but {other} {wanted}: they must be equal"
+            )
+
+
+def check_weights(weights: Tensor, pairs: Tensor):
+    """`weights` (B, H, T, S) have rows of sum 1, and bool `pairs` the same shape."""
+    check_vectors("weights", weights, "B, H, T, S")
+    if not isinstance(pairs, Tensor) or pairs.dtype != torch.bool:
+        got = pairs.dtype if isinstance(pairs, Tensor) else type(pairs)
+        raise ValueError(f"pairs is {got}: torch.bool is needed, True for 'kept'")
+    if pairs.shape != weights.shape or pairs.device != weights.device:
+        raise ValueError(
+            f"pairs has shape {tuple(pairs.shape)} on {pairs.device} but weights "
+            f"{tuple(weights.shape)} on {weights.device}: they must be equal"
+        )
+    total = weights.float().sum(dim=-1)
+    worst = total.flatten()[(total - 1).abs().argmax()]
+    if not abs(worst - 1) < _ROUNDED:
+        raise ValueError(f"weights has a row of sum {worst:.3g}: each must sum to 1")
+
+
+_ROUNDED = 0.05  # what bf16 may have rounded off a row

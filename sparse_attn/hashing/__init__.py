@@ -11,11 +11,8 @@ from sparse_attn.hashing.collisions import (
     collision_probability,
     rotation_collision_probability,
 )
-from sparse_attn.hashing.pairs import (
-    attention_recall,
-    lsh_pairs,
-    shared_bucket_pairs,
-)
+from sparse_attn.hashing.pairs import lsh_pairs, shared_bucket_pairs
+from sparse_attn.metrics import attention_recall
 
 __all__ = [
     "Chunks",

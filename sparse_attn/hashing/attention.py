@@ -9,11 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparse_attn.checks import check_counts, check_finite
+from sparse_attn.checks import check_alike, check_counts, check_finite, check_vectors
 from sparse_attn.flash.online import Running, merge, shift
 from sparse_attn.hashing.buckets import hash_buckets, rotations
 from sparse_attn.hashing.chunks import addresses, another, near, sort_and_chunk
-from sparse_attn.hashing.inputs import check_alike, check_vectors
 
 
 def lsh_attention(

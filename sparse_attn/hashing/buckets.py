@@ -6,8 +6,8 @@ Vectors at a small angle tend to share it; how often, `collisions` computes.
 import torch
 from torch import Tensor
 
-from sparse_attn.checks import check_count, check_counts
-from sparse_attn.hashing.inputs import check_buckets, check_vectors
+from sparse_attn.checks import check_count, check_counts, check_vectors
+from sparse_attn.hashing.inputs import check_buckets
 
 _AT_ONCE = 2**22  # projections that are held together
 

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from sparse_attn.attention import causal_mask
-from sparse_attn.checks import check_counts
+from sparse_attn.checks import check_alike, check_counts, check_vectors
 from sparse_attn.hashing.buckets import hash_buckets, rotations
 from sparse_attn.hashing.chunks import addresses, another, near, sort_and_chunk
-from sparse_attn.hashing.inputs import check_alike, check_vectors
 
 
 def lsh_pairs(
@@ -68,29 +67,3 @@ def shared_bucket_pairs(
     for of_q, of_k in zip(*both, strict=True):
         met |= of_q[..., None] == of_k[..., None, :]
     return met & causal_mask(T, T, q.device) if causal else met
-
-
-def attention_recall(weights: Tensor, pairs: Tensor) -> Tensor:
-    """The share of attention that `pairs` keep, mean over queries: (B, H), 0 to 1.
-
-    weights: (B, H, T, T), rows that sum to 1, as from `attention_weights`; pairs: bool,
-    of the same shape. Raises ValueError for tensors that do not fit.
-    """
-    check_vectors("weights", weights, "B, H, T, T")
-    if not isinstance(pairs, Tensor) or pairs.dtype != torch.bool:
-        got = pairs.dtype if isinstance(pairs, Tensor) else type(pairs)
-        raise ValueError(f"pairs is {got}: torch.bool is needed, True for 'kept'")
-    if pairs.shape != weights.shape or pairs.device != weights.device:
-        raise ValueError(
-            f"pairs has shape {tuple(pairs.shape)} on {pairs.device} but weights "
-            f"{tuple(weights.shape)} on {weights.device}: they must be equal"
-        )
-    weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
-    total = weights.sum(dim=-1)
-    worst = total.flatten()[(total - 1).abs().argmax()]
-    if not abs(worst - 1) < _ROUNDED:
-        raise ValueError(f"weights has a row of sum {worst:.3g}: each must sum to 1")
-    return (weights * pairs).sum(dim=-1).mean(dim=-1)
-
-
-_ROUNDED = 0.05  # what bf16 may have rounded off a row
