@@ -1,6 +1,6 @@
 """Closed forms of what attention and a GPT cost: `flops` for work, `memory` for bytes,
-`operations` for single ones, `traffic` for tiles, `parts` for a whole GPT, `advice`
-for what to change first.
+`operations` for single ones, `traffic` for tiles, `selection` for picking keys,
+`parts` for a whole GPT, `advice` for what to change first.
 
 `from sparse_attn import cost`, then cost.scores(...), cost.parameters(...), and so on.
 """
@@ -39,6 +39,13 @@ from sparse_attn.cost.operations import (
     waves,
 )
 from sparse_attn.cost.parts import computed_pairs, flops_by_part
+from sparse_attn.cost.selection import (
+    approximator_parameters,
+    kept_bytes,
+    selection_bytes,
+    selector_parameters,
+    square_bytes,
+)
 from sparse_attn.cost.traffic import (
     Elements,
     TileCount,
@@ -58,6 +65,7 @@ __all__ = [
     "Elements",
     "TileCount",
     "advise",
+    "approximator_parameters",
     "block",
     "chain",
     "computed_pairs",
@@ -66,6 +74,7 @@ __all__ = [
     "flops_by_part",
     "fused_scores",
     "half_share_length",
+    "kept_bytes",
     "kv_cache_bytes",
     "lm_head",
     "matmul",
@@ -84,6 +93,9 @@ __all__ = [
     "score_share",
     "scores",
     "seconds_by_part",
+    "selection_bytes",
+    "selector_parameters",
+    "square_bytes",
     "tile_memory",
     "tiles",
     "topk_flops",

@@ -1,0 +1,75 @@
+"""The top-K / MLP method as published, each of its faults a switch, and the rows that
+belong beside it: `networks`, `picks`, `heads` and `hybrid`, the five `steps`, `floors`.
+
+`from sparse_attn import topk`, then topk.train_selector(signals), and so on.
+"""
+
+from sparse_attn.topk.floors import (
+    chance_top1,
+    future_share,
+    prefix_loss,
+    values_only_error,
+)
+from sparse_attn.topk.heads import (
+    Chosen,
+    Constant,
+    RunningMean,
+    TopKHead,
+    exact_weights,
+    last_keys,
+    oracle,
+    random_keys,
+)
+from sparse_attn.topk.hybrid import (
+    HybridCausalSelfAttention,
+    ReplacedHeads,
+    replaced,
+)
+from sparse_attn.topk.networks import HeadApproximator, KeySelector
+from sparse_attn.topk.picks import Picks, gather_values, lay_out, pick_keys
+from sparse_attn.topk.steps import (
+    PUBLISHED,
+    Signals,
+    collect_signals,
+    evaluate,
+    make_baseline,
+    random_tokens,
+    top1_accuracy,
+    train_approximator,
+    train_baseline,
+    train_selector,
+)
+
+__all__ = [
+    "PUBLISHED",
+    "Chosen",
+    "Constant",
+    "HeadApproximator",
+    "HybridCausalSelfAttention",
+    "KeySelector",
+    "Picks",
+    "ReplacedHeads",
+    "RunningMean",
+    "Signals",
+    "TopKHead",
+    "chance_top1",
+    "collect_signals",
+    "evaluate",
+    "exact_weights",
+    "future_share",
+    "gather_values",
+    "last_keys",
+    "lay_out",
+    "make_baseline",
+    "oracle",
+    "pick_keys",
+    "prefix_loss",
+    "random_keys",
+    "random_tokens",
+    "replaced",
+    "top1_accuracy",
+    "train_approximator",
+    "train_baseline",
+    "train_selector",
+    "values_only_error",
+]
