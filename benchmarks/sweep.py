@@ -25,11 +25,13 @@ def sweep(
     names: Iterable[str],
     run: Callable[[str, int, int, torch.device], dict],
     steps: int,
+    once: Iterable[str] = (),
 ):
     """run(name, seed, steps, device) -> what it found, for every name and seed.
 
     question: the results go to results/<question>-<device>.json. about: a sentence
-    for --help. steps: how many unless --steps says otherwise.
+    for --help. steps: how many unless --steps says otherwise. once: names that hold
+    nothing random, for which the first seed is enough.
     """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--steps", type=int, default=steps)
@@ -42,7 +44,12 @@ def sweep(
     if device.type == "cpu" and parts > 1:
         torch.set_num_threads(max(1, torch.get_num_threads() // parts))
     path = RESULTS / f"{question}-{slug(facts(device).name)}.json"
-    runs = [(seed, name) for seed in range(asked.seeds) for name in names]
+    runs = [
+        (seed, name)
+        for seed in range(asked.seeds)
+        for name in names
+        if seed == 0 or name not in once
+    ]
     for seed, name in runs[first - 1 :: parts]:
         key = f"{name} | seed {seed} | {asked.steps} steps"
         with _results(path) as results:

@@ -4,6 +4,7 @@ Knows what a well-formed argument is; leaves what it means to the caller.
 """
 
 import math
+from collections.abc import Sequence
 from numbers import Integral, Real
 
 import torch
@@ -28,6 +29,12 @@ def check_finite(name: str, value: float):
     """`value` is a real number, neither NaN nor infinite; anything else raises."""
     if not isinstance(value, Real) or not math.isfinite(value):
         raise ValueError(f"{name}={value!r}: a finite number is needed")
+
+
+def check_choice(name: str, value: str, known: Sequence[str]):
+    """`value` is one of `known`; anything else raises."""
+    if value not in known:
+        raise ValueError(f"{name}={value!r}: choose from {list(known)}")
 
 
 def check_qkv(q: Tensor, k: Tensor, v: Tensor):

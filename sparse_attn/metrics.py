@@ -5,6 +5,7 @@ to `topk` and `indexer`, and intervals over seeds to whoever runs several.
 """
 
 import math
+import statistics
 from dataclasses import dataclass
 
 import torch
@@ -68,12 +69,25 @@ class Comparison:
 
     @property
     def bits_per_token(self) -> float:
-        return sum(self.bits) / len(self.bits)
+        return statistics.fmean(self.bits)
 
     @property
     def change(self) -> float:
         """Bits per token more than the teacher needs."""
-        return self.bits_per_token - sum(self.teacher_bits) / len(self.teacher_bits)
+        return statistics.fmean(self._changes)
+
+    @property
+    def standard_error(self) -> float:
+        """Of `change`, over the windows, each compared with itself; 0 for a single."""
+        changes = self._changes
+        if len(changes) < 2:
+            return 0.0
+        return statistics.stdev(changes) / math.sqrt(len(changes))
+
+    @property
+    def _changes(self) -> list[float]:
+        pairs = zip(self.bits, self.teacher_bits, strict=True)
+        return [ours - theirs for ours, theirs in pairs]
 
 
 def teacher_logits(teacher: nn.Module, x: Tensor, batch: int = 8) -> tuple[Tensor, ...]:
