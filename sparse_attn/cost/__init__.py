@@ -24,6 +24,7 @@ from sparse_attn.cost.flops import (
     topk_mlp_flops,
     topk_pairs,
 )
+from sparse_attn.cost.indexing import indexer_flops, pooled_flops, selected_flops
 from sparse_attn.cost.memory import (
     kv_cache_bytes,
     parameters,
@@ -74,6 +75,7 @@ __all__ = [
     "flops_by_part",
     "fused_scores",
     "half_share_length",
+    "indexer_flops",
     "kept_bytes",
     "kv_cache_bytes",
     "lm_head",
@@ -87,12 +89,14 @@ __all__ = [
     "outer_q_elements",
     "pairs",
     "parameters",
+    "pooled_flops",
     "projections",
     "remedies",
     "saved_activations",
     "score_share",
     "scores",
     "seconds_by_part",
+    "selected_flops",
     "selection_bytes",
     "selector_parameters",
     "square_bytes",
