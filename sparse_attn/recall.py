@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sparse_attn.checks import check_count, check_counts, check_finite
+from sparse_attn.checks import check_count, check_counts
 from sparse_attn.gpt import GPT
 from sparse_attn.layers import rotate
 from sparse_attn.optimizers import make_optimizers
@@ -27,6 +27,7 @@ from sparse_attn.training import CLIP, Result, schedule
 KEYS = 64  # key tokens are 0 ... KEYS - 1
 VALUES = 64  # value tokens follow them; a blind guess is right once in VALUES
 LENGTHS = (48, 64, 96, 128, 256, 512)  # to learn from, short to long
+WARMUP = 20  # steps in which learning rates rise
 GAP = 32  # least filler: two layers with windows of 16 keys see 30 tokens back
 
 
@@ -39,7 +40,6 @@ def vocabulary(keys: int = KEYS, values: int = VALUES) -> int:
 def pairs_of(T: int, keys: int = KEYS) -> int:
     """Pairs in a sequence of T: an eighth of T, as far as there are keys.
 
-    Pairs and questions then take half of T, or less, and the gap takes the rest.
     Raises ValueError where a gap of `GAP` does not fit.
     """
     check_counts(keys=keys)
@@ -72,8 +72,7 @@ def questions(
             f"T={T} leaves a gap of {gap} beside pairs={pairs}: {GAP} or more are "
             f"needed, so T={4 * pairs + GAP - 1}"
         )
-    order = torch.rand(B, keys, generator=generator).argsort(dim=1)
-    key = order[:, :pairs]  # (B, pairs), distinct in a row
+    key = torch.rand(B, keys, generator=generator).argsort(dim=1)[:, :pairs]
     value = keys + torch.randint(values, (B, pairs), generator=generator)
     again = torch.rand(B, pairs, generator=generator).argsort(dim=1)
 
@@ -101,10 +100,9 @@ def accuracy(
     right = 0
     try:
         with torch.inference_mode():
-            for xs, ys, at in zip(
-                x.split(batch), y.split(batch), asked.split(batch), strict=True
-            ):
-                said = model(xs.to(device)).argmax(dim=-1).to(ys.device)  # (batch, T)
+            parts = (part.to(device).split(batch) for part in (x, y, asked))
+            for xs, ys, at in zip(*parts, strict=True):
+                said = model(xs).argmax(dim=-1)  # (batch, T)
                 right += int((said == ys)[at].sum())
     finally:
         model.train(was_training)
@@ -112,16 +110,15 @@ def accuracy(
 
 
 def _check_questions(x: Tensor, y: Tensor, asked: Tensor):
+    """Three (N, T) of one shape, `asked` bool and somewhere True; otherwise raises."""
     shapes = [tuple(part.shape) for part in (x, y, asked)]
     if x.ndim != 2 or len(set(shapes)) > 1:
         raise ValueError(
             f"x, y and asked have shapes {shapes}: three equal ones (N, T) are needed"
         )
     if asked.dtype != torch.bool or not asked.any():
-        raise ValueError(
-            f"asked is {asked.dtype} and True {int(asked.sum())} times: torch.bool "
-            "and at least one question are needed"
-        )
+        got = f"{asked.dtype} and True {int(asked.sum())} times"
+        raise ValueError(f"asked is {got}: torch.bool and a question are needed")
 
 
 @torch.no_grad()
@@ -130,11 +127,11 @@ def prepare(model: GPT) -> GPT:
 
     The first head of the first layer gets biases with which rotary positions alone
     prefer the key one back: k = c and q = c turned by one step less. Token vectors are
-    drawn anew, large enough to be told apart. All of it is trained further; left to
-    itself, a small model guesses among the values it saw for thousands of steps.
+    drawn anew, large enough to be told apart. All of it is trained further.
     Raises ValueError for a model without rotary positions or biases.
     """
-    attention, D = model.blocks[0].attention, model.blocks[0].attention.head_width
+    attention = model.blocks[0].attention
+    D = attention.head_width
     if not attention.rotary or attention.query.bias is None:
         raise ValueError(f"model is {model.config}: positions='rotary' and bias needed")
     nn.init.normal_(model.tokens.weight, std=0.1)
@@ -155,58 +152,49 @@ def train(
     values: int = VALUES,
     learning_rate: float = 3e-3,
     muon: float | None = 0.01,
-    warmup: int = 20,
-    weight_decay: float = 0.0,
-    ready: float = 0.5,
     seed: int = 0,
     progress: bool = True,
 ) -> Result:
     """Fit `model` in place to answer: cross-entropy at the asked positions only.
 
-    lengths: short to long. The first half is there at once, and over the share `ready`
-    of the steps the others join one by one; each step draws one that is there.
-    tokens: of one step, so that its batch is tokens // length sequences. Learning
-    rates as in `training.train`. Fresh sequences at every step, fixed by `seed`.
+    lengths: short to long. The first half is there at once, the others join one by one
+    until half of the steps are done; each step draws one of those that are there.
+    tokens: of one step, so that its batch is tokens // length sequences, all fresh.
+    Learning rates as in `training.train`; no weight decays.
 
     Returns the loss of each step in bits per answer; log2(values) is a blind guess.
-    Raises ValueError for arguments that do not fit, FloatingPointError for a loss that
-    is not finite.
+    Raises ValueError for what does not fit, FloatingPointError for a loss of NaN.
     """
-    check_counts(steps=steps, tokens=tokens)
-    check_count("warmup", warmup, least=0)
+    check_counts(steps=steps, tokens=tokens, lengths=len(lengths))
     check_count("seed", seed, least=0)
-    check_finite("ready", ready)
-    if not lengths or ready <= 0:
-        raise ValueError(
-            f"lengths={lengths} and ready={ready}: a length and a positive share "
-            "are needed"
-        )
-    optimizers = make_optimizers(model, learning_rate, muon, weight_decay)
-    device = next(model.parameters()).device
+    optimizers = make_optimizers(model, learning_rate, muon, weight_decay=0.0)
     generator = torch.Generator().manual_seed(seed)
     losses = []
     model.train()
-    with tqdm(total=steps, disable=not progress, unit="step") as bar:
-        for i in range(steps):
-            share = min(1.0, (1 + i / (ready * steps)) / 2)
-            there = max(1, int(share * len(lengths)))
+    with tqdm(range(steps), disable=not progress, unit="step") as bar:
+        for i in bar:
+            there = max(1, min(steps, steps // 2 + i) * len(lengths) // steps)
             T = lengths[int(torch.randint(there, (), generator=generator))]
             B = max(1, tokens // T)
-            x, y, at = questions(B, T, generator, keys=keys, values=values)
-            logits = model(x.to(device))[at.to(device)]  # (B·pairs, V)
-            loss = F.cross_entropy(logits, y[at].to(device))
-            losses.append(loss.item() / math.log(2))
-            if not math.isfinite(losses[-1]):
-                raise FloatingPointError(
-                    f"the loss is {losses[-1]}: try a smaller learning_rate"
-                )
-            model.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-            for optimizer, full in optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = schedule(i, steps, warmup) * full
-                optimizer.step()
+            batch = questions(B, T, generator, keys=keys, values=values)
+            losses.append(_step(model, batch, optimizers, schedule(i, steps, WARMUP)))
             bar.set_postfix_str(f"{losses[-1]:.3f} bits per answer", refresh=False)
-            bar.update()
     return Result(tuple(losses))
+
+
+def _step(model, batch, optimizers, share: float) -> float:
+    """One update of every weight; returns the loss before it, in bits per answer."""
+    device = next(model.parameters()).device
+    x, y, asked = (part.to(device) for part in batch)
+    loss = F.cross_entropy(model(x)[asked], y[asked])  # (B·pairs, V)
+    bits = loss.item() / math.log(2)
+    if not math.isfinite(bits):
+        raise FloatingPointError(f"the loss is {bits}: try a smaller learning_rate")
+    model.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+    for optimizer, learning_rate in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = share * learning_rate
+        optimizer.step()
+    return bits
