@@ -265,3 +265,24 @@ def test_crowding_counts_pairs_not_tokens(says):
 def test_an_unknown_exercise_raises(name):
     with pytest.raises(ValueError, match="exercise"):
         check(name, 1)
+
+
+def test_a_causal_selector_masks_before_it_picks(says):
+    future = torch.ones(9, 9, dtype=torch.bool).triu(1)
+
+    assert (
+        says("9.3", lambda x: x.masked_fill(future, -torch.inf))
+        == f"right. {ALL['9.3'].why}"
+    )
+    assert "still pick the future" in says("9.3", lambda x: x)
+    assert "has changed too" in says("9.3", lambda x: torch.eye(9))
+    assert "same shape" in says("9.3", lambda x: None)
+
+
+def test_the_floor_of_a_plain_mean_is_a_root(says):
+    def left(w):
+        return 1 - 1 / (w.shape[-1] * w.square().sum(-1).mean())
+
+    assert says("9.4", lambda w: left(w).sqrt()) == f"right. {ALL['9.4'].why}"
+    assert "share of the energy" in says("9.4", left)
+    assert "For K = 2" in says("9.4", lambda w: torch.tensor(0.5))

@@ -19,6 +19,8 @@ from test_figures_patterns import EXTREMES as PATTERN_EXTREMES
 from test_figures_roofline import DRAWN as ROOFLINE
 from test_figures_tiles import DRAWN as TILES
 from test_figures_tiles import EXTREMES as TILE_EXTREMES
+from test_figures_topk import DRAWN as TOPK
+from test_figures_topk import EXTREMES as TOPK_EXTREMES
 
 from sparse_attn import cost, figures, units
 from sparse_attn.timing import Ratio, Timing
@@ -151,7 +153,7 @@ DRAWN = {
     ),
 }
 
-DRAWN |= CACHE | HASHING | PATTERNS | ROOFLINE | TILES
+DRAWN |= CACHE | HASHING | PATTERNS | ROOFLINE | TILES | TOPK
 
 each_figure = pytest.mark.parametrize("name", DRAWN)
 
@@ -295,7 +297,7 @@ EXTREMES += [
     for T in (64, 65_536)
     for D in (16, 256)
 ]
-EXTREMES += TILE_EXTREMES + PATTERN_EXTREMES + HASHING_EXTREMES
+EXTREMES += TILE_EXTREMES + PATTERN_EXTREMES + HASHING_EXTREMES + TOPK_EXTREMES
 EXTREMES += [  # as another device might measure them
     (
         "shares",

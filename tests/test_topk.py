@@ -492,3 +492,28 @@ def test_that_error_is_reached_by_the_best_fixed_weights(ordered):
     error = (columns @ fit - target[:, None]).norm() / target.norm()
     predicted = topk.values_only_error(K, ordered=ordered)
     assert error.item() == pytest.approx(predicted, rel=0.02)
+
+
+def test_the_error_of_an_exact_top_k_is_that_of_attention_over_them():
+    n, T, K, D = 20_000, 16, 4, 4
+    generator = torch.Generator().manual_seed(2)
+    logits = 2 * torch.randn(n, T, generator=generator)
+    v = torch.randn(n, T, D, generator=generator)
+    kept = topk.pick_keys(logits[:, None], K).pairs(T)[:, 0]
+    exact = logits.softmax(-1)[:, None] @ v
+    ours = logits.masked_fill(~kept, -torch.inf).softmax(-1)[:, None] @ v
+    error = (ours - exact).norm() / exact.norm()
+    predicted = topk.exact_topk_error(K, T, spread=2)
+    assert error.item() == pytest.approx(predicted, rel=0.02)
+    assert topk.exact_topk_error(T, T) < 1e-6
+
+
+def test_who_sees_the_weights_errs_less_than_who_sees_their_order_than_who_does_not():
+    errors = [
+        topk.exact_topk_error(8, 64, spread=2),
+        topk.values_only_error(8, ordered=True, T=64, spread=2),
+        topk.values_only_error(8, ordered=False, T=64, spread=2),
+    ]
+    assert errors == sorted(errors) and errors[0] < errors[2] < 1
+    with pytest.raises(ValueError, match="K=9: a whole number from 1 to 8"):
+        topk.values_only_error(9, ordered=True, T=8)

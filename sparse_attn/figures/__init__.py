@@ -46,6 +46,7 @@ from sparse_attn.figures.roofline import (
     matmul_on_roofs,
     roofline,
 )
+from sparse_attn.figures.selection import selection_bill
 from sparse_attn.figures.sparsity import (
     quality_by_share,
     time_by_share,
@@ -53,11 +54,17 @@ from sparse_attn.figures.sparsity import (
 )
 from sparse_attn.figures.style import Plot
 from sparse_attn.figures.tiles import tile_occupancy, tile_walk
+from sparse_attn.figures.topk import (
+    approximation_error,
+    picked_keys,
+    stand_in_errors,
+)
 from sparse_attn.figures.traffic import tile_traffic, traffic_scaling
 
 __all__ = [
     "Plot",
     "anatomy",
+    "approximation_error",
     "attention_on_roof",
     "block_share",
     "block_waste",
@@ -79,6 +86,7 @@ __all__ = [
     "neighbors",
     "pair_grids",
     "past_training",
+    "picked_keys",
     "published_table",
     "quality_by_share",
     "rate_by_size",
@@ -90,6 +98,7 @@ __all__ = [
     "roofline",
     "rounds_and_buckets",
     "running_maximum",
+    "selection_bill",
     "shared_heads",
     "shared_reads",
     "shares",
@@ -97,6 +106,7 @@ __all__ = [
     "softmax_passes",
     "sort_and_chunk_steps",
     "staircase",
+    "stand_in_errors",
     "tile_occupancy",
     "tile_traffic",
     "tile_walk",

@@ -6,6 +6,7 @@ belong beside it: `networks`, `picks`, `heads` and `hybrid`, the five `steps`, `
 
 from sparse_attn.topk.floors import (
     chance_top1,
+    exact_topk_error,
     future_share,
     prefix_loss,
     values_only_error,
@@ -55,6 +56,7 @@ __all__ = [
     "chance_top1",
     "collect_signals",
     "evaluate",
+    "exact_topk_error",
     "exact_weights",
     "future_share",
     "gather_values",

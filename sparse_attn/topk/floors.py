@@ -4,10 +4,14 @@ Knows closed forms and one expectation; measures nothing of a model.
 """
 
 import math
+from functools import cache
 
 import torch
+from torch import Tensor
 
-from sparse_attn.checks import check_counts, check_finite
+from sparse_attn.checks import check_count, check_counts, check_finite
+
+DRAWS = 100_000  # of logits, for the expectations
 
 
 def chance_top1(T: int) -> float:
@@ -35,22 +39,42 @@ def future_share(T: int) -> float:
 
 
 def values_only_error(
-    K: int, *, ordered: bool, spread: float = 1.0, draws: int = 100_000, seed: int = 0
+    K: int, *, ordered: bool, T: int | None = None, spread: float = 1.0
 ) -> float:
     """Least relative error of a head's output that is guessed from K values alone.
 
-    Logits and values are independent normal numbers, logits of deviation `spread`,
-    and the output is the softmax mean of the values. Who does not see the weights can
-    do no better than to use their expectation: 1/K each for values in no order,
-    E[w_(i)] for values that stand in the order of their weights. What is left is
-    sqrt(1 - sum of squared expectations / E[sum of squared weights]); the expectation
-    is over `draws` of logits.
+    Of T keys (K for None) the K heaviest are known; logits and values are independent
+    normal numbers, logits of deviation `spread`. Who does not see the weights can do no
+    better than use their expectation: E[w_(i)] for the value of rank i if the values
+    are ordered by weight, and the mean of these if they are not. The error is
+    sqrt(1 - sum of squared expectations / E[sum of all squared weights]).
     """
-    check_counts(K=K, draws=draws)
-    check_finite("spread", spread)
-    generator = torch.Generator().manual_seed(seed)
-    logits = spread * torch.randn(draws, K, generator=generator)
-    weights = logits.softmax(-1).sort(-1, descending=True).values
-    known = weights.mean(0).square().sum() if ordered else torch.tensor(1 / K)
-    left = 1 - known / weights.square().sum(-1).mean()
+    weights = _sorted_weights(K if T is None else T, spread)
+    check_count("K", K, most=weights.shape[-1])
+    known = weights[:, :K].mean(0)
+    if not ordered:
+        known = known.mean().expand(K)
+    left = 1 - known.square().sum() / weights.square().sum(-1).mean()
     return math.sqrt(max(0.0, float(left)))
+
+
+def exact_topk_error(K: int, T: int, *, spread: float = 1.0) -> float:
+    """Relative error of an exact softmax over the K heaviest of T keys, as above.
+
+    What is kept is weighed too high by 1/mass, and the rest is missing.
+    """
+    weights = _sorted_weights(T, spread)
+    check_count("K", K, most=T)
+    kept = weights[:, :K]
+    mass = kept.sum(-1, keepdim=True)
+    off = (kept / mass - kept).square().sum(-1) + weights[:, K:].square().sum(-1)
+    return math.sqrt(float(off.mean() / weights.square().sum(-1).mean()))
+
+
+@cache
+def _sorted_weights(T: int, spread: float) -> Tensor:
+    """(DRAWS, T) softmax weights of normal logits, heaviest first."""
+    check_counts(T=T)
+    check_finite("spread", spread)
+    logits = spread * torch.randn(DRAWS, T, generator=torch.Generator().manual_seed(0))
+    return logits.softmax(-1).sort(-1, descending=True).values
