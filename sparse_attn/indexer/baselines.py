@@ -81,7 +81,8 @@ class BlockMean(Selector):
     """Whole blocks of `size` tokens, by the query's score with their mean key.
 
     No parameters. All tokens of a block share its score, so K keys are K/size blocks,
-    the last of them cut. A block that the query is in counts what it may see of it.
+    the last of them cut. The block that the query is in counts up to the query, as if
+    the keys came one by one: what comes later must not draw it in.
     Source: Lu et al. 2025, MoBA.
     """
 
@@ -91,12 +92,20 @@ class BlockMean(Selector):
         self.size = size
 
     def scores(self, q, k, at=None) -> Tensor:
-        blocks = _by_block(k, self.size, torch.nan)  # (B, H, n, size, D)
-        return self._spread(q @ blocks.nanmean(dim=3).mT, k)
+        S, size = k.shape[2], self.size
+        at = positions(q, k, at).clamp(min=0)  # what is before all keys sees none
+        q, so_far = self._summed_up(q, k)
+        ends = torch.arange(size - 1, S + size - 1, size, device=q.device)
+        scores = q @ so_far[:, :, ends.clamp(max=S - 1)].mT  # (B, H, T, n)
+        own = (q * so_far[:, :, at]).sum(dim=-1, keepdim=True)  # (B, H, T, 1)
+        scores = scores.scatter(-1, (at // size)[:, None].expand_as(own), own)
+        return scores.repeat_interleave(size, dim=-1)[..., :S]
 
-    def _spread(self, scores: Tensor, k: Tensor) -> Tensor:
-        """(B, H, T, n) -> (B, H, T, S), each block's score for all of its tokens."""
-        return scores.repeat_interleave(self.size, dim=-1)[..., : k.shape[2]]
+    def _summed_up(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """What q is multiplied with for a block's score, as of each of its tokens."""
+        number = torch.arange(1, self.size + 1, device=k.device)[:, None]
+        means = _by_block(k, self.size).cumsum(dim=3) / number
+        return q, means.flatten(2, 3)
 
 
 class BlockBounds(BlockMean):
@@ -105,17 +114,16 @@ class BlockBounds(BlockMean):
     Source: Tang et al. 2024, Quest: the sum over d of max(q_d·min_d, q_d·max_d).
     """
 
-    def scores(self, q, k, at=None) -> Tensor:
-        low = _by_block(k, self.size, torch.inf).amin(dim=3)  # (B, H, n, D)
-        high = _by_block(k, self.size, -torch.inf).amax(dim=3)
-        bound = q.clamp(min=0) @ high.mT + q.clamp(max=0) @ low.mT
-        return self._spread(bound, k)
+    def _summed_up(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        blocks = _by_block(k, self.size)
+        low, high = blocks.cummin(dim=3).values, blocks.cummax(dim=3).values
+        signs = torch.cat((q.clamp(max=0), q.clamp(min=0)), dim=-1)  # (B, H, T, 2 D)
+        return signs, torch.cat((low, high), dim=-1).flatten(2, 3)
 
 
-def _by_block(k: Tensor, size: int, filler: float) -> Tensor:
-    """(B, H, S, D) -> (B, H, n, size, D), the last block filled up."""
-    spare = -k.shape[2] % size
-    k = torch.nn.functional.pad(k, (0, 0, 0, spare), value=filler)
+def _by_block(k: Tensor, size: int) -> Tensor:
+    """(B, H, S, D) -> (B, H, n, size, D), the last block filled up with zeros."""
+    k = torch.nn.functional.pad(k, (0, 0, 0, -k.shape[2] % size))
     return k.unflatten(2, (-1, size))
 
 
