@@ -455,6 +455,29 @@ def test_bad_arguments_of_the_steps_are_refused(taught):
         topk.train_approximator(signals, gathered="all")
 
 
+def test_the_table_has_the_rows_that_could_embarrass_and_they_all_run(taught):
+    model, tokens, _, signals = taught
+    few = topk.Signals(*(x[:8] for x in vars(signals).values()))
+    parts = topk.train_parts(few, K=1)
+    given = topk.train_parts(few, K=1, published=parts.selectors["published"])
+    assert given.selectors["published"] is parts.selectors["published"]
+    losses = [net[1] for net in given.approximators.values()]
+    assert losses == [net[1] for net in parts.approximators.values()]
+    groups = topk.stand_ins(parts, few, K=1)
+    rows = {row: head for group in groups.values() for row, head in group.items()}
+    assert len(rows) == sum(map(len, groups.values()))  # no name twice
+    errors = {
+        row: topk.evaluate(model, {0: {1: head}}, tokens, batches=1)
+        for row, head in rows.items()
+    }
+    assert all(0 < x < 10 for x in errors.values())
+    assert topk.DELETED in errors
+    assert errors["softmax, 6 keys"] < errors["softmax, 1 keys"]
+    causal = {row for row, h in rows.items() if getattr(
+        getattr(h, "choose", None), "causal", True)}  # fmt: skip
+    assert set(rows) - causal == {"as published", "+ values gathered"}
+
+
 # --- floors
 
 

@@ -1,5 +1,6 @@
 """The top-K / MLP method as published, each of its faults a switch, and the rows that
-belong beside it: `networks`, `picks`, `heads` and `hybrid`, the five `steps`, `floors`.
+belong beside it: `networks`, `picks`, `heads`, `hybrid`, the five `steps`, the `rows`
+of one table, and `floors`.
 
 `from sparse_attn import topk`, then topk.train_selector(signals), and so on.
 """
@@ -28,6 +29,7 @@ from sparse_attn.topk.hybrid import (
 )
 from sparse_attn.topk.networks import HeadApproximator, KeySelector
 from sparse_attn.topk.picks import Picks, gather_values, lay_out, pick_keys
+from sparse_attn.topk.rows import DELETED, Parts, stand_ins, train_parts
 from sparse_attn.topk.steps import (
     PUBLISHED,
     Signals,
@@ -42,12 +44,14 @@ from sparse_attn.topk.steps import (
 )
 
 __all__ = [
+    "DELETED",
     "PUBLISHED",
     "Chosen",
     "Constant",
     "HeadApproximator",
     "HybridCausalSelfAttention",
     "KeySelector",
+    "Parts",
     "Picks",
     "ReplacedHeads",
     "RunningMean",
@@ -69,9 +73,11 @@ __all__ = [
     "random_keys",
     "random_tokens",
     "replaced",
+    "stand_ins",
     "top1_accuracy",
     "train_approximator",
     "train_baseline",
+    "train_parts",
     "train_selector",
     "values_only_error",
 ]
