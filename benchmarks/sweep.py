@@ -26,12 +26,13 @@ def sweep(
     run: Callable[[str, int, int, torch.device], dict],
     steps: int,
     once: Iterable[str] = (),
+    shown: str = "bits_per_byte",
 ):
     """run(name, seed, steps, device) -> what it found, for every name and seed.
 
     question: the results go to results/<question>-<device>.json. about: a sentence
     for --help. steps: how many unless --steps says otherwise. once: names that hold
-    nothing random, for which the first seed is enough.
+    nothing random, for which the first seed is enough. shown: what of a run is printed.
     """
     parser = argparse.ArgumentParser(description=about)
     parser.add_argument("--steps", type=int, default=steps)
@@ -59,7 +60,7 @@ def sweep(
         with _results(path) as results:
             results["device"] = str(facts(device))
             results["runs"][key] = found
-        print(f"{key}: {found['bits_per_byte']:.4f} bits per byte", flush=True)
+        print(f"{key}: {shown} {found[shown]:.4f}", flush=True)
 
 
 @contextmanager
