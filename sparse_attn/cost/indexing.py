@@ -20,8 +20,8 @@ def indexer_flops(T: int, D: int, rank: int, *, causal: bool = False) -> int:
 
 def selected_flops(T: int, D: int, K: int, *, causal: bool = False) -> int:
     """q kᵀ and p v over K keys per query, or over all it sees if they are fewer."""
-    check_counts(D=D)
-    return 4 * D * topk_pairs(T, K, causal=causal)
+    check_counts(T=T, D=D, K=K)
+    return 4 * D * topk_pairs(T, min(K, T), causal=causal)
 
 
 def pooled_flops(T: int, D: int, block: int, *, causal: bool = False) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import trange
 
 from sparse_attn.attention import attention
-from sparse_attn.checks import check_counts
+from sparse_attn.checks import check_choice, check_counts
 from sparse_attn.gpt import GPT
 from sparse_attn.indexer.model import Signals, signals
 from sparse_attn.indexer.rest import BLOCK, Correction, halves, joined
@@ -75,8 +75,11 @@ def fit_corrections(
     Loss: squared error of the joined output over the energy of the exact one, mean
     over heads and layers, on `rows` queries drawn in each text. Returns it per step.
     """
+    check_choice("rest", rest, ("mlp", "both"))
     L = len(corrections)
     chosen_by = [selectors] * L if isinstance(selectors, Selector) else selectors
+    if len(chosen_by) != L:
+        raise ValueError(f"selectors has {len(chosen_by)}: one for each of {L} layers")
 
     def loss(layer: int, heard: Signals, at: Tensor) -> Tensor:
         q, k, v = heard

@@ -31,11 +31,12 @@ class SelectedScores(nn.Module):
     """Attention over selected keys in place of `layers.Scores`; counts what it keeps.
 
     kept: mean number of keys per query and head at the last call. heads: those that
-    are replaced, None for all; the others stay exact.
+    are replaced, None for all; the others keep to `before`.
     """
 
-    def __init__(self, selector, K, rest, block, correction, heads):
+    def __init__(self, before, selector, K, rest, block, correction, heads):
         super().__init__()
+        self.before = before
         self.selector, self.correction = selector, correction
         self.K, self.rest, self.block = K, rest, block
         self.heads, self.kept = heads, float("nan")
@@ -61,11 +62,9 @@ class SelectedScores(nn.Module):
         )
         if self.heads is None:
             return out
-        everything = torch.arange(S, device=q.device).expand(*q.shape[:3], S)
-        exact = selected_attention(q, k, v, everything, causal=True)
         replaced = torch.zeros(q.shape[1], dtype=torch.bool, device=q.device)
         replaced[list(self.heads)] = True
-        return out.where(replaced[:, None, None], exact)
+        return out.where(replaced[:, None, None], self.before(q, k, v))
 
 
 @contextmanager
@@ -102,7 +101,7 @@ def selecting(
     before = [block.attention.scores for block in model.blocks]
     for i in range(L) if layers is None else layers:
         model.blocks[i].attention.scores = SelectedScores(
-            at_all[i], K, rest, block, mends[i], heads
+            before[i], at_all[i], K, rest, block, mends[i], heads
         )
     try:
         yield model

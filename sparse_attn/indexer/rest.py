@@ -49,10 +49,10 @@ def selected_attention(
             "and 'both', and none for the others"
         )
     if rest == "none":
-        return exact_half(q, k, v, indices, causal=causal).out
+        return exact_half(q, k, v, indices, causal=causal).out.to(q.dtype)
     block = k.shape[2] if rest == "mlp" else block
     chosen, others = halves(q, k, v, indices, causal=causal, block=block)
-    return joined(q, chosen, others, correction)
+    return joined(q, chosen, others, correction).to(q.dtype)
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ def _scored(q, k, v, indices, causal, at) -> tuple[Tensor, Tensor, Tensor, Tenso
         k, v = (x.repeat_interleave(groups, dim=1) for x in (k, v))  # (B, H, S, D)
     seen = visible(positions(q, k, at), S)
     seen = seen if causal else torch.ones_like(seen)
+    wide = torch.promote_types(q.dtype, torch.float32)  # a product overflows a half
+    q, k, v = (x.to(wide) for x in (q, k, v))
     scores = (q / math.sqrt(q.shape[-1])) @ k.mT  # (B, H, T, S)
     return scores, v, pairs_of(indices, S) & seen, seen
 
