@@ -1,5 +1,6 @@
 """One pure function per figure: numbers in, a `Plot` out."""
 
+from sparse_attn.figures.budgets import fixed_and_dynamic, keys_taken, rank_and_keys
 from sparse_attn.figures.cache import (
     cache_size,
     decoding_speed,
@@ -20,6 +21,7 @@ from sparse_attn.figures.cost import (
 from sparse_attn.figures.graphs import composer, reach_by_layers, receptive_field
 from sparse_attn.figures.grids import pair_grids, weight_grid
 from sparse_attn.figures.hashing import collisions, hash_circle, rounds_and_buckets
+from sparse_attn.figures.indexing import frontier, indexer_bill
 from sparse_attn.figures.lsh import bucket_loads, lsh_time, recall_by_cost
 from sparse_attn.figures.machine import (
     anatomy,
@@ -40,12 +42,14 @@ from sparse_attn.figures.remedies import (
     shared_heads,
     training_memory,
 )
+from sparse_attn.figures.rest import pooling_gap, quality_by_keys, stand_ins
 from sparse_attn.figures.roofline import (
     attention_on_roof,
     bound_and_time,
     matmul_on_roofs,
     roofline,
 )
+from sparse_attn.figures.seeds import by_length, seed_dots
 from sparse_attn.figures.selection import selection_bill
 from sparse_attn.figures.sparsity import (
     quality_by_share,
@@ -70,13 +74,18 @@ __all__ = [
     "block_waste",
     "bound_and_time",
     "bucket_loads",
+    "by_length",
     "cache_size",
     "chain_gains",
     "collisions",
     "composer",
     "decoding_speed",
+    "fixed_and_dynamic",
+    "frontier",
     "full_against_topk",
     "hash_circle",
+    "indexer_bill",
+    "keys_taken",
     "losses",
     "lsh_time",
     "mask_gallery",
@@ -87,8 +96,11 @@ __all__ = [
     "pair_grids",
     "past_training",
     "picked_keys",
+    "pooling_gap",
     "published_table",
+    "quality_by_keys",
     "quality_by_share",
+    "rank_and_keys",
     "rate_by_size",
     "reach",
     "reach_by_layers",
@@ -98,6 +110,7 @@ __all__ = [
     "roofline",
     "rounds_and_buckets",
     "running_maximum",
+    "seed_dots",
     "selection_bill",
     "shared_heads",
     "shared_reads",
@@ -107,6 +120,7 @@ __all__ = [
     "sort_and_chunk_steps",
     "staircase",
     "stand_in_errors",
+    "stand_ins",
     "tile_occupancy",
     "tile_traffic",
     "tile_walk",

@@ -87,9 +87,9 @@ def mask_gallery(named: dict[str, Pattern | tuple[Pattern, ...]], T: int = 48) -
     )
 
 
-def headline(plot: Plot, text: str):
+def headline(plot: Plot, text: str, size: float = 11):
     """A title over the whole figure, from its left edge."""
-    plot.suptitle(text, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    plot.suptitle(text, x=0.01, ha="left", fontsize=size, fontweight="bold")
 
 
 def _by_head(masks: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,14 +3,8 @@
 import numpy as np
 
 from sparse_attn.figures.patterns import LOOKS, headline
-from sparse_attn.figures.style import (
-    BLUE,
-    INK,
-    ORANGE,
-    PALE,
-    Plot,
-    styled,
-)
+from sparse_attn.figures.seeds import dots_of
+from sparse_attn.figures.style import INK, Plot, styled
 from sparse_attn.timing import Ratio
 
 _NEAR = 1.25  # shares up to this factor apart are compared with each other
@@ -105,37 +99,13 @@ def trained_patterns(rows: dict[str, list[float]], shares: dict[str, float]) -> 
     The first row is full attention, whose seeds span the gray band. shares: name ->
     share of causal pairs kept; a name without one is labelled with its name alone.
     """
-    plot = Plot(height=1.1 + 0.36 * len(rows))
-    ax = plot.add_subplot()
-    base_name, base = next(iter(rows.items()))
-    mean = float(np.mean(base))
-    ax.axvspan(min(base), max(base), color=PALE, lw=0)
-    ax.axvline(mean, color=INK, lw=1)
-    for y, reached in enumerate(rows.values()):
-        ax.plot(reached, [y] * len(reached), "o", color=BLUE, alpha=0.75)
-        ax.plot(np.mean(reached), y, "|", color=ORANGE, ms=16, mew=2.5)
     labels = [
         f"{name} ({_percent(shares[name])} of pairs)" if name in shares else name
         for name in rows
     ]
-    ax.set_yticks(range(len(rows)), labels)
-    ax.margins(y=0.5 / len(rows))
-    ax.invert_yaxis()
-    ax.set_xlabel("bits per byte on validation text, lower is better")
-    gaps = {name: float(np.mean(x)) - mean for name, x in rows.items()}
-    del gaps[base_name]
-    best, worst = min(gaps, key=gaps.get), max(gaps, key=gaps.get)
-    finding = f"Best: {best} ({gaps[best]:+.3f}), worst: {worst} ({gaps[worst]:+.3f})"
-    headline(plot, finding)
-    said = "; ".join(
-        f"{label} {np.mean(x):.3f}"
-        for label, x in zip(labels, rows.values(), strict=True)
-    )
-    return plot.describe(
-        caption=f"{finding}, against a mean of {mean:.3f} for {base_name}. Dots are "
-        f"seeds, bars means; the gray band spans the seeds of {base_name}.",
-        alt=f"Dots per pattern, mean bits per byte: {said}.",
-    )
+    plot = dots_of(rows, labels, "bits per byte", next(iter(rows)), "pattern")
+    plot.axes[0].set_xlabel("bits per byte on validation text, lower is better")
+    return plot
 
 
 @styled
