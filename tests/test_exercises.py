@@ -286,3 +286,73 @@ def test_the_floor_of_a_plain_mean_is_a_root(says):
     assert says("9.4", lambda w: left(w).sqrt()) == f"right. {ALL['9.4'].why}"
     assert "share of the energy" in says("9.4", left)
     assert "For K = 2" in says("9.4", lambda w: torch.tensor(0.5))
+
+
+def pooled(q, k, v, block, scale=True, sizes=True, by=None):
+    """The answer to 10.3, or one that forgets something."""
+    parts = k.split(block, -2), v.split(block, -2)
+    n = torch.tensor([float(x.shape[-2]) for x in parts[0]])
+    k, v = (torch.stack([x.sum(-2) for x in xs], -2) for xs in parts)
+    k, v = (x / (by or n[:, None]) for x in (k, v))
+    scores = q @ k.mT / (q.shape[-1] ** 0.5 if scale else 1)
+    return (scores + n.log() * sizes).softmax(-1) @ v
+
+
+def test_pooled_blocks_are_judged_where_the_last_is_short(says):
+    assert says("10.3", pooled) == f"right. {ALL['10.3'].why}"
+    wrong = {
+        "Add the log of the size": lambda *a: pooled(*a, sizes=False),
+        "zeros that fill up": lambda *a: pooled(*a, by=a[-1]),
+        "the root of the head's width": lambda *a: pooled(*a, scale=False),
+        "a tensor is needed": lambda *a: None,
+        "it gives shape": lambda q, *a: q[:, :, :1],
+        "the numbers are off": lambda q, *a: q,
+    }
+    for reason, answer in wrong.items():
+        assert reason.lower() in says("10.3", answer).lower()
+
+
+def prefix(weights, p, late=0, ranks=False):
+    """The answer to 10.4, or one that stops earlier or later."""
+    best = weights.sort(descending=True)
+    before = best.values.cumsum(0) - best.values
+    n = max(0, int(((before < p) & (best.values > 0)).sum()) + late)
+    return torch.arange(n) if ranks else best.indices[:n]
+
+
+def test_a_prefix_holds_p_and_no_key_more(says):
+    assert says("10.4", prefix) == f"right. {ALL['10.4'].why}"
+    assert says("10.4", lambda w, p: prefix(w, p).tolist()).startswith("right")
+    wrong = {
+        "The key that reaches p": lambda w, p: prefix(w, p, late=-1),
+        "3 keys, and 2 hold as much": lambda w, p: prefix(w, p, late=1),
+        "not yet indices": lambda w, p: prefix(w, p, ranks=True),
+        "different indices": lambda w, p: [1, 1, 1],
+        "a list or a tensor of indices": lambda w, p: None,
+        "5 keys, and 4 hold": lambda w, p: prefix(w, p) if p < 1 else [*range(len(w))],
+    }
+    for reason, answer in wrong.items():
+        assert reason in says("10.4", answer)
+
+
+def best_past(q, k, K, first=True, empty=True):
+    """The answer to 10.5, or one that masks too late, or not at all."""
+    t = torch.arange(len(q))[:, None]
+    scores = q @ k.mT
+    if first:
+        scores = scores.masked_fill(t < t.T, -torch.inf)
+    best = scores.topk(K).indices
+    return best.where(best <= t, -1) if empty else best
+
+
+def test_a_selection_masks_the_future_before_it_spends_its_budget(says):
+    assert says("10.5", best_past) == f"right. {ALL['10.5'].why}"
+    wrong = {
+        "after the budget was spent": lambda *a: best_past(*a, first=False),
+        "picks lie in the future": lambda *a: best_past(*a, first=False, empty=False),
+        "Write -1 there": lambda *a: best_past(*a, empty=False),
+        "not the best": lambda q, k, K: best_past(-q, k, K),
+        "shape (12, 4) is needed": lambda q, k, K: None,
+    }
+    for reason, answer in wrong.items():
+        assert reason in says("10.5", answer)
