@@ -2,6 +2,7 @@
 does what it says."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -330,9 +331,10 @@ def test_a_seed_gives_the_same_run_and_leaves_the_global_one_alone(taught):
     before = torch.get_rng_state()
     again = topk.make_baseline(TINY)
     assert topk.train_baseline(again, tokens, steps=20) == losses
-    for train in (topk.train_selector, topk.train_approximator):
-        one, two = (train(signals, K=2, steps=3, batch=64)[1] for _ in range(2))
-        other = train(signals, K=2, steps=3, batch=64, seed=1)[1]
+    picked = partial(topk.train_approximator, gathered="picked", batch=64)
+    for train in (topk.train_selector, topk.train_approximator, picked):
+        one, two = (train(signals, K=2, steps=3)[1] for _ in range(2))
+        other = train(signals, K=2, steps=3, seed=1)[1]
         assert one == two != other
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -416,17 +418,32 @@ def test_an_approximator_may_learn_from_other_picks(taught):
 
 
 def test_as_published_the_approximator_learns_from_the_querys_own_value(taught):
+    """Equal rows are merged: the same losses as with every row by itself."""
     signals = taught[-1]
     own = torch.arange(8)[:, None].expand(64, 8, 2)
     own = topk.Picks(own, torch.ones_like(own, dtype=torch.bool))
-    how = dict(K=2, steps=3)
+    how = dict(K=2, steps=20)
     published = topk.train_approximator(signals, **how)[1]
-    assert (
-        published
-        == topk.train_approximator(signals, gathered="picked", picks=own, **how)[1]
-    )
+    plain = topk.train_approximator(signals, gathered="picked", picks=own, **how)[1]
+    assert published == pytest.approx(plain, rel=1e-3)
     for slots in SLOTS:  # copies of one value have no order
         assert published == topk.train_approximator(signals, slots=slots, **how)[1]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_merging_equal_queries_changes_no_loss(taught, causal):
+    signals = taught[-1]
+    twice = topk.Signals(*(torch.cat((x, x)) for x in vars(signals).values()))
+    how = dict(causal=causal, steps=20)
+    one, two = (topk.train_selector(s, **how)[1] for s in (signals, twice))
+    assert one == pytest.approx(two, rel=1e-4)
+    torch.manual_seed(0)
+    logits = topk.KeySelector(4, 8)(signals.q)
+    if causal:
+        logits = logits.masked_fill(torch.ones(8, 8).triu(1).bool(), -1e30)
+    best = signals.picks(1).indices[..., 0]
+    plain = torch.nn.functional.cross_entropy(logits.flatten(0, 1), best.flatten())
+    assert one[0] == pytest.approx(plain.item(), rel=1e-5)
 
 
 def test_evaluation_is_zero_for_the_teacher_itself_and_not_for_less(taught):
@@ -448,7 +465,7 @@ def test_bad_arguments_of_the_steps_are_refused(taught):
     with pytest.raises(ValueError, match="head=2"):
         topk.collect_signals(model, tokens, head=2)
     with pytest.raises(ValueError, match=r"batch=600: .* from 1 to 512"):
-        topk.train_selector(signals, batch=600)
+        topk.train_approximator(signals, gathered="picked", batch=600)
     with pytest.raises(ValueError, match="steps=0"):
         topk.train_approximator(signals, K=2, steps=0)
     with pytest.raises(ValueError, match="gathered='all': choose from"):
@@ -457,7 +474,8 @@ def test_bad_arguments_of_the_steps_are_refused(taught):
 
 def test_the_table_has_the_rows_that_could_embarrass_and_they_all_run(taught):
     model, tokens, _, signals = taught
-    few = topk.Signals(*(x[:8] for x in vars(signals).values()))
+    few = signals.first(8)
+    assert torch.equal(few.weights, signals.weights[:8])
     parts = topk.train_parts(few, K=1)
     given = topk.train_parts(few, K=1, published=parts.selectors["published"])
     assert given.selectors["published"] is parts.selectors["published"]

@@ -23,7 +23,7 @@ from sparse_attn.topk.networks import HeadApproximator, KeySelector
 from sparse_attn.topk.steps import Signals, train_approximator, train_selector
 
 DELETED = "head deleted"
-SHARE = 16_384, 4096  # queries a step sees, of selectors and of approximators
+QUERIES = 4096  # seen by a step of the mended approximators, drawn anew each time
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,21 @@ def train_parts(
 ) -> Parts:
     """Selectors and approximators, from as published to every fault mended.
 
-    The published selector sees all queries at each step, as published; the others and
-    the approximators see a random share, which costs a fraction and is enough.
+    All see all queries at each step, as published, but the mended approximators: these
+    see a random share of them, to save time.
     published: that selector and its last loss, if it has been trained already.
     """
-    many, some = SHARE
-    many, some = (min(n, signals.q.shape[:2].numel()) for n in (many, some))
+    some = min(QUERIES, signals.q.shape[:2].numel())
     selectors = {
         "published": dict(),
-        "causal": dict(causal=True, batch=many),
-        "top-K loss": dict(causal=True, loss="topk", batch=many),
+        "causal": dict(causal=True),
+        "top-K loss": dict(causal=True, loss="topk"),
     }
+    picked = dict(gathered="picked", batch=some)
     approximators = {
         "published": dict(),
-        "gathered": dict(gathered="picked"),
-        "causal": dict(gathered="picked", causal=True),
-        "by position": dict(gathered="picked", causal=True, slots="position"),
+        "gathered": picked,
+        "by position": picked | dict(causal=True, slots="position"),
     }
     made = [], []
     if published is not None:
@@ -67,7 +66,7 @@ def train_parts(
         net, losses = train_selector(signals, K=K, seed=seed, **how)
         made[0].append((kind, (net, losses[-1])))
     for kind, how in approximators.items():
-        net, losses = train_approximator(signals, K=K, seed=seed, batch=some, **how)
+        net, losses = train_approximator(signals, K=K, seed=seed, **how)
         last = losses[-20:]
         made[1].append((kind, (net, sum(last) / len(last))))
     return Parts(*map(dict, made))
@@ -91,15 +90,15 @@ def stand_ins(
         "selector's keys": {
             "as published": head(published, "published"),
             "+ values gathered": head(published, "gathered"),
-            "+ causal": head(chosen["causal"], "causal"),
+            "+ causal": head(chosen["causal"], "gathered"),
             "+ one slot order": head(chosen["causal"], "by position", "position"),
             "+ top-K loss": head(mended, "by position", "position"),
             "softmax instead": head(mended, None),
         },
         "oracle's keys": {
             "published approximator": head(oracle, "published"),
-            "values gathered": head(oracle, "causal"),
-            "its slots mixed up": head(oracle, "causal", "position"),
+            "values gathered": head(oracle, "gathered"),
+            "its slots mixed up": head(oracle, "gathered", "position"),
             "all by position": head(oracle, "by position", "position"),
             f"softmax, {K} keys": head(oracle, None),
             f"softmax, {5 * K + 1} keys": head(oracle, None, K=5 * K + 1),

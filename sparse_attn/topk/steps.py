@@ -23,9 +23,7 @@ from sparse_attn.topk.hybrid import projected, replaced
 from sparse_attn.topk.networks import HeadApproximator, KeySelector
 from sparse_attn.topk.picks import Picks, gather_values, lay_out, pick_keys
 
-PUBLISHED = GPTConfig(
-    layers=2, heads=2, width=128, vocab=64, context=64, tied=False, attend="formula"
-)
+PUBLISHED = GPTConfig(layers=2, heads=2, width=128, vocab=64, context=64, tied=False)
 LEARNING_RATE = 3e-3  # AdamW with PyTorch's defaults, in all three trainings
 BATCH = 32
 LOSSES = ("top1", "topk")
@@ -91,6 +89,10 @@ class Signals:
     weights: Tensor
     output: Tensor
 
+    def first(self, N: int) -> Signals:
+        """Those of the first N windows, or of all if there are fewer."""
+        return Signals(*(x[:N] for x in vars(self).values()))
+
     def picks(self, K: int, *, causal: bool = False) -> Picks:
         """The K heaviest keys of each query, heaviest first: (N, T, K).
 
@@ -139,33 +141,44 @@ def train_selector(
     K: int = 3,
     causal: bool = False,
     steps: int = 400,
-    batch: int | None = None,
     seed: int = 0,
 ) -> tuple[KeySelector, list[float]]:
     """Step 3: a selector that learns from the teacher's weights; losses in nats.
 
     loss: "top1", as published, is cross-entropy against the one heaviest key; "topk"
     against the weights of the K heaviest, made to sum to 1. causal: logits of the
-    future are masked in the softmax. batch: queries per step, all of them for None,
-    as published.
+    future are masked in the softmax. Each step sees all queries, as published; equal
+    queries of one position are computed once and weighted by their number.
     """
     if loss not in LOSSES:
         raise ValueError(f"loss={loss!r}: choose from {list(LOSSES)}")
     N, T, D = signals.q.shape
     target = _target(signals, 1 if loss == "top1" else K).flatten(0, 1)  # (N·T, T)
-    q, at = signals.q.flatten(0, 1), torch.arange(T, device=target.device).repeat(N)
+    at = torch.arange(T, device=target.device).repeat(N)
+    q = torch.cat((signals.q.flatten(0, 1), at[:, None].to(signals.q.dtype)), dim=1)
+    q, share, target = _merged(q, target)
+    q, at = q[:, :-1], q[:, -1:]
+    future = torch.arange(T, device=at.device) > at
     selector = _seeded(lambda: KeySelector(D, T, hidden), seed, q)
-    rows = _rows(len(q), batch, seed)
 
     def objective() -> Tensor:
-        i = rows()
-        logits = selector(q[i])
+        logits = selector(q)
         if causal:
-            future = torch.arange(T, device=at.device) > at[i, None]
             logits = logits.masked_fill(future, torch.finfo(logits.dtype).min)
-        return F.cross_entropy(logits, target[i])
+        return share @ F.cross_entropy(logits, target, reduction="none")
 
     return selector.eval(), _fit(selector, objective, steps)
+
+
+def _merged(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Distinct rows of x, the share of each, and the mean of the rows of y beside it.
+
+    A query of the first layer is made of its token and its place, so that there are
+    far fewer of them than of windows times tokens.
+    """
+    rows, which, count = x.unique(dim=0, return_inverse=True, return_counts=True)
+    total = y.new_zeros(len(rows), y.shape[1]).index_add_(0, which, y)
+    return rows, count / len(x), total / count[:, None]
 
 
 def _target(signals: Signals, K: int) -> Tensor:
@@ -197,25 +210,32 @@ def train_approximator(
     "picked" takes the values of the picks, as its comments say and as its use does.
     picks: whose keys, the teacher's for None, with the future in their first rows
     unless causal. slots: the order of the values; for the teacher's picks "ranked" is
-    by weight. batch as in `train_selector`.
+    by weight. batch: queries per step, drawn anew each time, or all of them for None,
+    as published; copies of one value need no batch, since equal rows are computed once.
     """
     if gathered not in GATHERED:
         raise ValueError(f"gathered={gathered!r}: choose from {list(GATHERED)}")
-    picks = signals.picks(K, causal=causal) if picks is None else picks
-    if gathered == "own":
-        at = torch.arange(signals.v.shape[1], device=signals.v.device)
-        every = torch.ones_like(picks.valid)
-        picks = Picks(at[:, None].expand_as(picks.indices), every)
-    picks = lay_out(picks, slots, signals.weights)
-    D = signals.v.shape[-1]
-    values = gather_values(signals.v, picks).flatten(-2).flatten(0, 1)  # (N·T, K·D)
-    output = signals.output.flatten(0, 1)
+    own = gathered == "own"
+    v, output = signals.v.flatten(0, 1), signals.output.flatten(0, 1)  # (N·T, D)
+    if own:
+        v, share, mean = _merged(v, output)
+        values, left = (
+            v.repeat(1, K),
+            output.square().mean() - share @ mean.square().mean(1),
+        )
+    else:
+        picks = signals.picks(K, causal=causal) if picks is None else picks
+        picks = lay_out(picks, slots, signals.weights)
+        values = gather_values(signals.v, picks).flatten(-2).flatten(0, 1)  # (N·T, K·D)
+        rows = _rows(len(values), batch, seed)
+    D = output.shape[1]
     approximator = _seeded(
-        lambda: HeadApproximator(values.shape[-1], D, hidden), seed, values
+        lambda: HeadApproximator(values.shape[1], D, hidden), seed, values
     )
-    rows = _rows(len(values), batch, seed)
 
     def objective() -> Tensor:
+        if own:  # what the mean of equal rows leaves of the error is a constant
+            return share @ (approximator(values) - mean).square().mean(1) + left
         i = rows()
         return F.mse_loss(approximator(values[i]), output[i])
 
