@@ -286,6 +286,7 @@ def test_the_floor_of_a_plain_mean_is_a_root(says):
     assert says("9.4", lambda w: left(w).sqrt()) == f"right. {ALL['9.4'].why}"
     assert "share of the energy" in says("9.4", left)
     assert "For K = 2" in says("9.4", lambda w: torch.tensor(0.5))
+    assert "a number is needed" in says("9.4", lambda w: None)
 
 
 def pooled(q, k, v, block, scale=True, sizes=True, by=None):

@@ -34,7 +34,10 @@ def _floor(error) -> str | None:
         weights = torch.randn(400, K, generator=generator).softmax(-1)
         energy = weights.square().sum(-1).mean().item()
         right = math.sqrt(1 - 1 / (K * energy))
-        got = float(error(weights))
+        got = error(weights)
+        if got is None:
+            return "It gives None; a number is needed."
+        got = float(got)
         if math.isclose(got, right, rel_tol=1e-4):
             continue
         if math.isclose(got, right**2, rel_tol=1e-4):
