@@ -175,12 +175,15 @@ def tuned(name: str, seed: int, steps: int, device) -> dict:
 
 def dynamic(name: str, seed: int, steps: int, device) -> dict:
     """By predicted mass p, and with the fixed K that keeps as many keys on average."""
+    least = 16 if "16" in name else 1
     model, x, y, exact = setting(device)
     chosen = selectors("rank 8", seed, steps, device)
     found = {}
     for rest in ("none", "pooled"):
         for p in MASSES:
-            by_mass = judged(model, chosen, indexer.Mass(p), x, y, exact, rest=rest)
+            by_mass = judged(
+                model, chosen, indexer.Mass(p, least=least), x, y, exact, rest=rest
+            )
             K = min(range(1, T + 1), key=lambda K: abs(mean_kept(K) - by_mass["kept"]))
             fixed = judged(model, chosen, K, x, y, exact, rest=rest)
             found[f"{rest}, p={p}"] = {"mass": by_mass, "fixed": fixed, "K": K}
@@ -235,6 +238,7 @@ def parts(name: str, seed: int, steps: int, device) -> dict:
 RUNS = (
     {"rank 8": grid, "window": grid, "oracle": grid}
     | {"lengths": lengths, "parts": parts, "dynamic": dynamic}
+    | {"dynamic, 16 or more": dynamic}
     | dict.fromkeys([*INDEXERS, *PLAIN], grid)
     | dict.fromkeys(CORRECTED, corrected)
     | dict.fromkeys(TUNED, tuned)

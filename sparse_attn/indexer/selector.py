@@ -21,18 +21,21 @@ class Mass:
     """A budget that follows the query: the fewest keys that hold `p` of its mass.
 
     The mass is the selector's own estimate, a softmax of its scores, and at most `cap`
-    keys are taken (None: no limit). Source of the idea: Lin et al. 2025, Twilight.
+    keys are taken (None: no limit), at least `least` where so many are seen. Source of
+    the idea: Lin et al. 2025, Twilight.
     """
 
     p: float
     cap: int | None = None
+    least: int = 1
 
     def __post_init__(self):
         check_finite("p", self.p)
         if not 0 < self.p <= 1:
             raise ValueError(f"p={self.p!r}: a share of the mass, above 0 up to 1")
+        check_count("least", self.least)
         if self.cap is not None:
-            check_count("cap", self.cap)
+            check_count("cap", self.cap, least=self.least)
 
 
 class Selector(nn.Module):
@@ -90,8 +93,9 @@ class Selector(nn.Module):
         weights = scores.softmax(dim=-1).nan_to_num(0.0)  # rows of -inf: nothing
         best = weights.topk(min(budget.cap or S, S), dim=-1)
         before = best.values.cumsum(dim=-1) - best.values  # mass of what ranks higher
-        enough = (before >= budget.p) | (best.values == 0)
-        return best.indices.masked_fill(enough, EMPTY)
+        enough = before >= budget.p
+        enough[..., : budget.least] = False
+        return best.indices.masked_fill(enough | (best.values == 0), EMPTY)
 
 
 def positions(q: Tensor, k: Tensor, at: Tensor | None) -> Tensor:
