@@ -1,10 +1,16 @@
 """The top-K / MLP method as published, each of its faults a switch, and the rows that
-belong beside it: `networks`, `picks`, `heads`, `hybrid`, the five `steps`, the `rows`
-of one table, and `floors`.
+belong beside it: `networks`, `picks`, `heads`, `hybrid`, the five steps
+(`baseline`, `signals`, `steps`), the `rows` of one table, and `floors`.
 
 `from sparse_attn import topk`, then topk.train_selector(signals), and so on.
 """
 
+from sparse_attn.topk.baseline import (
+    PUBLISHED,
+    make_baseline,
+    random_tokens,
+    train_baseline,
+)
 from sparse_attn.topk.floors import (
     chance_top1,
     exact_topk_error,
@@ -30,16 +36,11 @@ from sparse_attn.topk.hybrid import (
 from sparse_attn.topk.networks import HeadApproximator, KeySelector
 from sparse_attn.topk.picks import Picks, gather_values, lay_out, pick_keys
 from sparse_attn.topk.rows import DELETED, Parts, stand_ins, train_parts
+from sparse_attn.topk.signals import Signals, collect_signals
 from sparse_attn.topk.steps import (
-    PUBLISHED,
-    Signals,
-    collect_signals,
     evaluate,
-    make_baseline,
-    random_tokens,
     top1_accuracy,
     train_approximator,
-    train_baseline,
     train_selector,
 )
 

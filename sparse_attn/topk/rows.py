@@ -20,7 +20,8 @@ from sparse_attn.topk.heads import (
     random_keys,
 )
 from sparse_attn.topk.networks import HeadApproximator, KeySelector
-from sparse_attn.topk.steps import Signals, train_approximator, train_selector
+from sparse_attn.topk.signals import Signals
+from sparse_attn.topk.steps import train_approximator, train_selector
 
 DELETED = "head deleted"
 QUERIES = 4096  # seen by a step of the mended approximators, drawn anew each time

@@ -1,5 +1,4 @@
-"""The five published training steps: baseline, teacher signals, selector,
-approximator, evaluation.
+"""The last three of the five published steps: selector, approximator, evaluation.
 
 Knows the recipe; leaves the networks to `networks`, what they replace to `hybrid`.
 Every step takes a seed and gives the same result for the same seed.
@@ -8,129 +7,23 @@ Every step takes a seed and gives the same result for the same seed.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparse_attn import corpus
 from sparse_attn.checks import check_count, check_counts
-from sparse_attn.gpt import GPT, GPTConfig
+from sparse_attn.gpt import GPT
 from sparse_attn.metrics import relative_error
-from sparse_attn.topk.heads import Choose, exact_weights
-from sparse_attn.topk.hybrid import projected, replaced
+from sparse_attn.topk.baseline import draw_windows, fit
+from sparse_attn.topk.heads import Choose
+from sparse_attn.topk.hybrid import replaced
 from sparse_attn.topk.networks import HeadApproximator, KeySelector
-from sparse_attn.topk.picks import Picks, gather_values, lay_out, pick_keys
+from sparse_attn.topk.picks import Picks, gather_values, lay_out
+from sparse_attn.topk.signals import Signals
 
-PUBLISHED = GPTConfig(layers=2, heads=2, width=128, vocab=64, context=64, tied=False)
-LEARNING_RATE = 3e-3  # AdamW with PyTorch's defaults, in all three trainings
-BATCH = 32
 LOSSES = ("top1", "topk")
 GATHERED = ("own", "picked")
-
-
-def random_tokens(n: int = 50_000, vocab: int = 64, seed: int = 0) -> Tensor:
-    """The published text: n tokens, uniform and independent. Nothing follows from any.
-
-    So the best possible loss on new text is ln(vocab) nats, that of a guess.
-    """
-    check_counts(n=n, vocab=vocab)
-    return torch.randint(vocab, (n,), generator=torch.Generator().manual_seed(seed))
-
-
-def make_baseline(config: GPTConfig = PUBLISHED, seed: int = 0) -> GPT:
-    """An untrained GPT with PyTorch's own start: Linear by fan-in, Embedding N(0, 1).
-
-    Learned positions start at zero, as published. Its MLP uses GELU in the tanh form
-    where the published one is exact: they differ by less than 0.0005 everywhere.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = GPT(config)
-        for module in model.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                module.reset_parameters()
-    if model.positions is not None:
-        nn.init.zeros_(model.positions.weight)
-    return model
-
-
-def train_baseline(
-    model: GPT, tokens: Tensor, *, steps: int = 300, seed: int = 0
-) -> list[float]:
-    """Step 1: fit `model` in place to the next token; the loss of each step, in nats.
-
-    Windows of the model's context from random places of `tokens` (n,), 32 at a time.
-    """
-    check_counts(steps=steps)
-    generator = torch.Generator().manual_seed(seed)
-
-    def loss() -> Tensor:
-        x, y = _windows(model, tokens, generator)
-        return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
-
-    model.train()
-    losses = _fit(model, loss, steps)
-    model.eval()
-    return losses
-
-
-@dataclass(frozen=True)
-class Signals:
-    """What one head was given in many windows, and what it did with it.
-
-    q, k, v, output: (N, T, D); weights: (N, T, T), zeros in the future.
-    """
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    weights: Tensor
-    output: Tensor
-
-    def first(self, N: int) -> Signals:
-        """Those of the first N windows, or of all if there are fewer."""
-        return Signals(*(x[:N] for x in vars(self).values()))
-
-    def picks(self, K: int, *, causal: bool = False) -> Picks:
-        """The K heaviest keys of each query, heaviest first: (N, T, K).
-
-        As published, a query that sees fewer than K has its list filled up with keys
-        of the future, whose weight is zero; with causal, those slots stay empty.
-        """
-        return pick_keys(self.weights, K, causal=causal)
-
-
-def collect_signals(
-    model: GPT,
-    tokens: Tensor,
-    *,
-    layer: int = 0,
-    head: int = 0,
-    batches: int = 32,
-    seed: int = 1,
-) -> Signals:
-    """Step 2: what the teacher's head does in `batches` x 32 windows of `tokens`."""
-    check_counts(batches=batches)
-    check_count("layer", layer, least=0, most=len(model.blocks) - 1)
-    check_count("head", head, least=0, most=model.config.heads - 1)
-    generator = torch.Generator().manual_seed(seed)
-    attention, kept = model.blocks[layer].attention, []
-
-    def keep(module, args):
-        q, k, v = (z[:, head] for z in projected(module, args[0]))
-        weights = exact_weights(q, k)
-        kept.append((q, k, v, weights, weights @ v))
-
-    hook = attention.register_forward_pre_hook(keep)
-    try:
-        with torch.no_grad():
-            for _ in range(batches):
-                model(_windows(model, tokens, generator)[0])
-    finally:
-        hook.remove()
-    return Signals(*(torch.cat(parts) for parts in zip(*kept, strict=True)))
 
 
 def train_selector(
@@ -167,7 +60,7 @@ def train_selector(
             logits = logits.masked_fill(future, torch.finfo(logits.dtype).min)
         return share @ F.cross_entropy(logits, target, reduction="none")
 
-    return selector.eval(), _fit(selector, objective, steps)
+    return selector.eval(), fit(selector, objective, steps)
 
 
 def _merged(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -239,7 +132,7 @@ def train_approximator(
         i = rows()
         return F.mse_loss(approximator(values[i]), output[i])
 
-    return approximator.eval(), _fit(approximator, objective, steps)
+    return approximator.eval(), fit(approximator, objective, steps)
 
 
 def evaluate(
@@ -260,7 +153,7 @@ def evaluate(
     errors = []
     with torch.no_grad():
         for _ in range(batches):
-            x, _ = _windows(model, tokens, generator)
+            x, _ = draw_windows(model, tokens, generator)
             exact = model(x)
             with replaced(model, stand_ins):
                 errors.append(relative_error(model(x), exact))
@@ -272,13 +165,6 @@ def top1_accuracy(choose: Choose, signals: Signals) -> float:
     with torch.no_grad():
         picks = choose(signals.q, signals.k, 1)
     return float((picks.indices == signals.picks(1).indices).float().mean())
-
-
-def _windows(model: GPT, tokens: Tensor, generator) -> tuple[Tensor, Tensor]:
-    """32 windows and what follows each token, (32, T), on the model's device."""
-    device = model.head.weight.device
-    x, y = corpus.batch(tokens, BATCH, model.config.context, generator)
-    return x.to(device), y.to(device)
 
 
 def _seeded(make, seed: int, beside: Tensor) -> nn.Module:
@@ -295,16 +181,3 @@ def _rows(n: int, batch: int | None, seed: int):
     check_count("batch", batch, most=n)
     generator = torch.Generator().manual_seed(seed)
     return lambda: torch.randint(n, (batch,), generator=generator)
-
-
-def _fit(model: nn.Module, loss, steps: int) -> list[float]:
-    check_counts(steps=steps)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE)
-    losses = []
-    for _ in range(steps):
-        value = loss()
-        optimizer.zero_grad()
-        value.backward()
-        optimizer.step()
-        losses.append(value.item())
-    return losses
