@@ -74,6 +74,7 @@ def _results(path: Path):
         before = json.dumps(results)
         yield results
         if json.dumps(results) != before:
+            text = json.dumps(results, indent=1, sort_keys=True)  # may raise: first
             file.seek(0)
             file.truncate()
-            file.write(json.dumps(results, indent=1, sort_keys=True) + "\n")
+            file.write(text + "\n")

@@ -85,7 +85,7 @@ def recalled(name: str, seed: int, steps: int, device) -> dict:
 
     makers = {f"rank {r}": partial(indexer.LowRank, rank=r) for r in (4, 8, 16)}
     makers["T logits"] = partial(indexer.Positions, seq_len=512)
-    found = {"teacher": {T: recall.accuracy(model, *tests[T]) for T in tests}}
+    found = {}
     for who in [*PLAIN, *makers]:
         if who in PLAIN:
             chosen = [PLAIN[who]] * 2
@@ -94,7 +94,9 @@ def recalled(name: str, seed: int, steps: int, device) -> dict:
         found[who] = {}
         for K in (1, 2, 4, 8, 16, 32):
             with indexer.selecting(model, chosen, K):
-                found[who][K] = {T: recall.accuracy(model, *tests[T]) for T in tests}
+                found[who][str(K)] = {
+                    str(T): recall.accuracy(model, *test) for T, test in tests.items()
+                }
         x, _, asked = tests[256]
         heard = indexer.signals(model, x.to(device))
         mass = []
@@ -103,7 +105,7 @@ def recalled(name: str, seed: int, steps: int, device) -> dict:
             weights = attention_weights(q, k, v, causal=True)
             mass.append(float((weights * kept).sum(-1).transpose(1, 2)[asked].mean()))
         found[who]["mass where asked, K=16"] = mass
-    return found | {"shown": found["rank 8"][16][256]}
+    return found | {"shown": found["rank 8"]["16"]["256"]}
 
 
 RUNS = {"toy": toy, "recall": recalled}
