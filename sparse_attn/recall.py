@@ -11,8 +11,6 @@ Source: Ba et al. 2016 (the task); Olsson et al. 2022 (two layers suffice: a hea
 copies the previous token, and one that finds it again).
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,7 +20,7 @@ from sparse_attn.checks import check_count, check_counts
 from sparse_attn.gpt import GPT
 from sparse_attn.layers import rotate
 from sparse_attn.optimizers import make_optimizers
-from sparse_attn.training import CLIP, Result, schedule
+from sparse_attn.training import Result, descend, schedule
 
 KEYS = 64  # key tokens are 0 ... KEYS - 1
 VALUES = 64  # value tokens follow them; a blind guess is right once in VALUES
@@ -187,14 +185,4 @@ def _step(model, batch, optimizers, share: float) -> float:
     device = next(model.parameters()).device
     x, y, asked = (part.to(device) for part in batch)
     loss = F.cross_entropy(model(x)[asked], y[asked])  # (B·pairs, V)
-    bits = loss.item() / math.log(2)
-    if not math.isfinite(bits):
-        raise FloatingPointError(f"the loss is {bits}: try a smaller learning_rate")
-    model.zero_grad()
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-    for optimizer, learning_rate in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = share * learning_rate
-        optimizer.step()
-    return bits
+    return descend(model, loss, optimizers, share)

@@ -102,7 +102,8 @@ def train(
         for i in range(first, steps):
             x, y = corpus.batch(data, batch, context, torch.manual_seed(_mix(seed, i)))
             share = schedule(i, steps, warmup)
-            run.losses.append(_step(model, x, y, optimizers, share))
+            loss = _nats(model, x, y)
+            run.losses.append(descend(model, loss, optimizers, share))
             bar.set_postfix_str(f"{run.losses[-1]:.3f} bits per byte", refresh=False)
             bar.update()
             due = (i + 1) % every == 0 or i + 1 == steps
@@ -121,9 +122,12 @@ def schedule(step: int, steps: int, warmup: int) -> float:
     return min(1.0, (step + 1) / max(1, warmup), (steps - step) / (DECAY * steps))
 
 
-def _step(model, x: Tensor, y: Tensor, optimizers, share: float) -> float:
-    """One update of every weight; returns the loss before it, in bits per byte."""
-    loss = _nats(model, x, y)
+def descend(model: nn.Module, loss: Tensor, optimizers, share: float) -> float:
+    """One update of every weight against `loss`, in nats; returns the loss in bits.
+
+    optimizers: as from `make_optimizers`; share: of their full learning rates.
+    Raises FloatingPointError for a loss that is not finite, before any weight moves.
+    """
     bits = loss.item() / math.log(2)
     if not math.isfinite(bits):
         raise FloatingPointError(f"the loss is {bits}: try a smaller learning_rate")

@@ -304,6 +304,16 @@ def test_mass_grows_with_p_and_keeps_to_its_cap(name):
     assert torch.equal((capped >= 0).sum(dim=-1), free.clamp(max=5))
 
 
+@pytest.mark.parametrize("name", LEARNED)
+def test_a_floor_gives_every_query_its_best_keys_and_takes_none_away(name):
+    q, k = vectors(33)
+    free, floored, best = (
+        pairs_of(LEARNED[name].select(q, k, K), 33)
+        for K in (Mass(0.5), Mass(0.5, least=6), 6)
+    )
+    assert torch.equal(floored, free | best) and (floored & ~free).any()
+
+
 def test_the_mass_that_the_oracle_keeps_is_at_least_p():
     q, k = vectors(33)
     weights = attention_weights(q, k, k, causal=True)
@@ -335,6 +345,8 @@ def test_mass_that_is_none_is_refused():
     for p in (0, -0.5, 1.5, math.nan, "half"):
         explains(lambda p=p: Mass(p), "p", repr(p))
     explains(lambda: Mass(0.5, cap=0), "cap", 0)
+    explains(lambda: Mass(0.5, cap=4, least=5), "cap", 4)
+    explains(lambda: Mass(0.5, least=0), "least", 0)
     for name in ("recent", "random", "block means", "block bounds"):
         kind = type(SELECTORS[name]).__name__
         explains(lambda n=name: SELECTORS[n].select(*vectors(5), Mass(0.5)), "K", kind)
