@@ -123,11 +123,7 @@ def schedule(step: int, steps: int, warmup: int) -> float:
 
 
 def descend(model: nn.Module, loss: Tensor, optimizers, share: float) -> float:
-    """One update of every weight against `loss`, in nats; returns the loss in bits.
-
-    optimizers: as from `make_optimizers`; share: of their full learning rates.
-    Raises FloatingPointError for a loss that is not finite, before any weight moves.
-    """
+    """One update against `loss`, in nats, at a share of the rates; the loss in bits."""
     bits = loss.item() / math.log(2)
     if not math.isfinite(bits):
         raise FloatingPointError(f"the loss is {bits}: try a smaller learning_rate")
