@@ -43,7 +43,7 @@ DRAWN = {  # figure -> (arguments, what its caption must state)
     ),
     "stand_in_errors": (
         dict(groups=GROUPS, floor="head deleted"),
-        ["1 of 4 do worse than: head deleted (0.52)", "Best: exact softmax, 0.16"],
+        ["1 of 4 do worse than “head deleted” (0.52)", "Best: exact softmax, 0.16"],
     ),
 }
 EXTREMES = [
@@ -67,7 +67,7 @@ def test_shares_of_picks_are_counted_over_all_queries():
 
 def test_rows_beyond_the_floor_are_worse_and_a_missing_floor_is_refused():
     caption = figures.stand_in_errors(GROUPS, "exact softmax").caption
-    assert "4 of 4 do worse than: exact softmax" in caption
+    assert "4 of 4 do worse than “exact softmax" in caption
     with pytest.raises(ValueError, match="floor='none': choose from"):
         figures.stand_in_errors(GROUPS, "none")
 

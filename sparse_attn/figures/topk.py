@@ -79,7 +79,7 @@ def stand_in_errors(groups: dict[str, dict[str, float]], floor: str) -> Plot:
     line = errors[floor]
     worse = [row for row, x in errors.items() if x > line]
     best = min(errors, key=errors.get)
-    finding = f"{len(worse)} of {len(rows) - 1} do worse than: {floor}"
+    finding = f"{len(worse)} of {len(rows) - 1} do worse than “{floor}”"
 
     plot = Plot(height=1.0 + 0.29 * len(rows))
     ax = plot.add_subplot(title=finding)
