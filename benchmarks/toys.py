@@ -65,10 +65,11 @@ def toy(name: str, seed: int, steps: int, device) -> dict:
         }
         for K in (3, 8, 16):
             for part, how in (("one head", ONE_HEAD), ("all", {})):
-                with indexer.selecting(model, chosen, K, **how):
-                    compared = metrics.compare(exact, model, x, x)
-                found[who][f"{part}, K={K}"] = compared.logit_error
-    return found | {"shown": found["rank 16"]["one head, K=16"]}
+                for rest in ("none", "pooled"):
+                    with indexer.selecting(model, chosen, K, rest=rest, **how):
+                        compared = metrics.compare(exact, model, x, x)
+                    found[who][f"{part}, K={K}, {rest}"] = compared.logit_error
+    return found | {"shown": found["rank 16"]["one head, K=16, pooled"]}
 
 
 def recalled(name: str, seed: int, steps: int, device) -> dict:

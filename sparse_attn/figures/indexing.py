@@ -53,16 +53,17 @@ def frontier(points: Sequence[tuple[str, float, float]]) -> Plot:
     ax.xaxis.set_major_formatter(lambda x, _: f"{100 * x:g}%")
     ax.set_xlabel("FLOPs, full causal attention = 100%")
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    said = "; ".join(
-        f"{name} {two(kl)} for {share:.0%} of the FLOPs" for name, share, kl in best
+    said = " to ".join(
+        f"{name} ({two(kl)} for {share:.0%} of the FLOPs)"
+        for name, share, kl in (best[0], best[-1])
     )
     spoken = "; ".join(
         f"{name} " + ", ".join(f"{two(kl)} at {share:.0%}" for share, kl in line)
         for name, line in lines.items()
     )
     return plot.describe(
-        caption=f"Of {len(points)} points, nothing cheaper loses less than these "
-        f"{len(best)}: {said}. Lines of {', '.join(names)}.",
+        caption=f"{len(best)} of {len(points)} points lose less than all that are "
+        f"cheaper, from {said}. They lie on {', '.join(names)}.",
         alt=f"Falling lines of KL against the share of FLOPs, log axes. {spoken}.",
     )
 
