@@ -82,7 +82,7 @@ LENGTHS = {
 DRAWN = {  # figure -> (arguments, what its caption must state)
     "by_length": (
         dict(found=LENGTHS),
-        ["Read at 512, rest pooled: fitted at 128 +0.044, at 512 +0.035", "+0.440"],
+        ["Read at 512, rest pooled: fitted at 128 +0.044, at 512 +0.035", "each seed"],
     ),
     "fixed_and_dynamic": (
         dict(rows=ROWS, of="change in bits per byte"),
@@ -90,7 +90,7 @@ DRAWN = {  # figure -> (arguments, what its caption must state)
     ),
     "frontier": (
         dict(points=POINTS),
-        ["window 0.30 for 4%", "30 points", "Lines of window, rank 2, rank 4, rank 8"],
+        ["window (0.30 for 4%", "30 points", "lie on window, rank 2, rank 4, rank 8"],
     ),
     "indexer_bill": (
         dict(T=4096, K=64, rank=8),
@@ -192,7 +192,8 @@ def test_the_frontier_leaves_out_what_is_dearer_and_worse_and_every_oracle():
     points = [("a", 0.1, 1.0), ("b", 0.2, 2.0), ("b", 0.3, 0.5), ("a", 0.3, 0.7),
               ("oracle, free", 0.01, 0.01)]  # fmt: skip
     caption = figures.frontier(points).caption
-    assert "these 2: a 1.0 for 10% of the FLOPs; b 0.50 for 30%" in caption
+    assert "2 of 5 points" in caption
+    assert "from a (1.0 for 10% of the FLOPs) to b (0.50 for 30%" in caption
 
 
 @pytest.mark.parametrize("T, K", [(512, 64), (4096, 64), (100, 400)])

@@ -108,7 +108,8 @@ def by_length(found: dict[tuple[int, int, str], list[float]]) -> Plot:
         for (fitted, read, rest), mean in means.items()
     )
     return plot.describe(
-        caption=f"{finding}. Change in bits per byte, means of seeds: {said}.",
+        caption=f"{finding}. Change in bits per byte: a dot for each seed, a bar for "
+        "their mean.",
         alt=f"Dots of seeds and bars of means for each length, {len(rests)} panels. "
-        f"{finding}.",
+        f"Means: {said}.",
     )
