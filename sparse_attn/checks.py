@@ -4,7 +4,7 @@ Knows what a well-formed argument is; leaves what it means to the caller.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 from numbers import Integral, Real
 
 import torch
@@ -31,7 +31,7 @@ def check_finite(name: str, value: float):
         raise ValueError(f"{name}={value!r}: a finite number is needed")
 
 
-def check_choice(name: str, value: str, known: Sequence[str]):
+def check_choice(name: str, value: object, known: Collection):
     """`value` is one of `known`; anything else raises."""
     if value not in known:
         raise ValueError(f"{name}={value!r}: choose from {list(known)}")

@@ -42,7 +42,11 @@ def test_an_indexer_costs_two_maps_and_a_product_per_pair(causal, T, D, rank):
 @given(**SIZES)
 def test_selected_keys_cost_two_products_for_each_that_is_met(causal, T, D, part):
     met = sum(min(part, seen_by(t, T, causal)) for t in range(T))
-    assert cost.selected_flops(T, D, part, causal=causal) == 2 * 2 * D * met
+    if part <= T:
+        assert cost.topk_flops(T, D, part, causal=causal) == 2 * 2 * D * met
+    if causal:
+        full = cost.scores(T, D, 1, causal=True).flops
+        assert cost.indexed_shares(T, D, part, 1)["selected"] == 2 * 2 * D * met / full
 
 
 @each_order
@@ -56,7 +60,7 @@ def test_pooled_blocks_cost_two_products_for_each_that_has_begun(causal, T, D, p
 @each_order
 def test_all_keys_and_blocks_of_one_token_cost_what_attention_does(causal):
     full = cost.scores(97, 8, 1, causal=causal).flops
-    assert cost.selected_flops(97, 8, 97, causal=causal) == full
+    assert cost.topk_flops(97, 8, 97, causal=causal) == full
     assert cost.pooled_flops(97, 8, 1, causal=causal) == full
 
 
@@ -73,11 +77,26 @@ def test_the_share_of_an_indexer_tends_to_rank_over_twice_the_width(causal):
 
 
 @pytest.mark.parametrize("price, part", [
-    (cost.indexer_flops, "rank"), (cost.selected_flops, "K"),
-    (cost.pooled_flops, "block"),
+    (cost.indexer_flops, "rank"), (cost.topk_flops, "K"), (cost.pooled_flops, "block"),
 ])  # fmt: skip
 def test_sizes_that_are_none_are_refused(price, part):
     sizes = {"T": 16, "D": 8, part: 4}
     for name in sizes:
         for wrong in (0, 2.5):
             explains(lambda n=name, w=wrong: price(**sizes | {n: w}), name, wrong)
+
+
+def test_shares_are_those_of_the_parts_and_a_window_is_found_for_free():
+    T, D, K, rank = 300, 16, 40, 4
+    full = cost.scores(T, D, 1, causal=True).flops
+    shares = cost.indexed_shares(T, D, K, rank, block=8)
+    assert shares == {
+        "finding": cost.indexer_flops(T, D, rank, causal=True) / full,
+        "selected": cost.topk_flops(T, D, K, causal=True) / full,
+        "pooled": cost.pooled_flops(T, D, 8, causal=True) / full,
+    }
+    assert cost.indexed_shares(T, D, K, 0)["finding"] == 0
+    assert cost.indexed_shares(T, D, T + 5, rank)["selected"] == 1
+    for name, wrong in (("K", 0), ("rank", -1), ("rank", 2.5)):
+        sizes = dict(T=T, D=D, K=K, rank=rank) | {name: wrong}
+        explains(lambda s=sizes: cost.indexed_shares(**s), name, wrong)

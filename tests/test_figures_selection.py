@@ -10,7 +10,6 @@ import torch
 
 from sparse_attn import cost, figures
 from sparse_attn.explore import MAX_BYTES, explore
-from sparse_attn.figures.indexing import bill
 from sparse_attn.indexer import selected_attention
 
 KS = (8, 16, 32, 64, 128)
@@ -64,29 +63,10 @@ COUNTS = {
     }
     for p, grain in ((0.8, 4), (0.95, 1))
 }
-ROWS = {
-    "none": [(12.0, 0.5, 0.4), (34.0, 0.2, 0.1), (56.0, 0.1, 0.013)],
-    "pooled": [(12.0, 0.06, 0.03), (34.0, 0.01, 0.002), (56.0, 0.004, -0.0005)],
-}
-SEEDS = {
-    "full attention": [2.10, 2.12, 2.11],
-    "rank 8, K=16": [2.13, 2.15, 2.14],
-    "window, K=16": [2.20, 2.19, 2.24],
-}
-LENGTHS = {
-    (fitted, read, rest): [base * read / 128 * (1 + 0.1 * i) for i in range(3)]
-    for fitted, base in ((128, 0.01), (512, 0.008))
-    for read in (128, 256, 512)
-    for rest, base in (("none", 10 * base), ("pooled", base))
-}
 DRAWN = {  # figure -> (arguments, what its caption must state)
     "by_length": (
         dict(found=LENGTHS),
         ["Read at 512, rest pooled: fitted at 128 +0.044, at 512 +0.035", "each seed"],
-    ),
-    "fixed_and_dynamic": (
-        dict(rows=ROWS, of="change in bits per byte"),
-        ["34 keys", "+0.010", "+0.002", "at 56.0 +0.1000 and +0.0130", "6 of 6"],
     ),
     "frontier": (
         dict(points=POINTS),
@@ -142,9 +122,6 @@ EXTREMES += [
     ("frontier", dict(points=[("rank 8", 0.2, 0.01), ("rank 8", 0.11, 0.02)])),
     ("keys_taken", dict(counts={0.6: HEADS}, p=0.6)),
     ("keys_taken", dict(counts=COUNTS, p=0.8)),
-    ("fixed_and_dynamic", dict(rows={"none": [(8.0, 0.5, 0.4), (99.0, 0.2, 0.1)]},
-                               of="KL divergence, bits per token")),
-    ("fixed_and_dynamic", dict(rows={"pooled": [(5.0, 0.0, 0.0)]}, of="change")),
     ("seed_dots", dict(groups=LONG, label="bits", reference=next(iter(LONG)))),
     ("by_length", dict(found={(512, 128, "none"): [0.1], (512, 256, "none"): [-0.2]})),
 ]  # fmt: skip
@@ -198,7 +175,7 @@ def test_the_frontier_leaves_out_what_is_dearer_and_worse_and_every_oracle():
 
 @pytest.mark.parametrize("T, K", [(512, 64), (4096, 64), (100, 400)])
 def test_a_bill_is_the_sum_of_its_parts(T, K):
-    parts = bill(T, K, 8, 64, 16)
+    parts = cost.indexed_shares(T, 64, K, 8)
     full = cost.scores(T, 64, 1, causal=True).flops
     assert parts["selected"] <= 1 and (parts["selected"] == 1) == (K >= T)
     assert parts["finding"] * full == cost.indexer_flops(T, 64, 8, causal=True)
@@ -209,7 +186,7 @@ def test_a_bill_is_the_sum_of_its_parts(T, K):
 
 def test_a_bill_falls_to_what_its_caption_says():
     limit = 8 / (2 * 64) + 1 / 16
-    far = sum(bill(2**24, 64, 8, 64, 16).values())
+    far = sum(cost.indexed_shares(2**24, 64, 64, 8).values())
     assert limit < far < 1.001 * limit
     assert "= 12.5%" in figures.indexer_bill(2**17, 64, 8).caption
 
@@ -231,11 +208,6 @@ def test_strips_of_keys_are_quantiles_and_their_axis_is_that_of_all_p():
 def test_what_was_not_measured_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_by_mass_is_counted_as_better_only_if_it_loses_less():
-    rows = {"pooled": [(8.0, 0.2, 0.1), (16.0, 0.1, 0.1), (32.0, 0.05, 0.06)]}
-    assert "better in 1 of 3 rows" in figures.fixed_and_dynamic(rows, "bits").caption
 
 
 def test_seeds_carry_their_mean_at_the_right():

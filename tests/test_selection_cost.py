@@ -10,12 +10,10 @@ def matrices(network):
     return sum(p.numel() for p in network.parameters() if p.ndim == 2)
 
 
-@pytest.mark.parametrize("T, D, hidden, K", [(64, 64, 64, 3), (17, 8, 5, 4)])
-def test_parameters_are_those_of_real_networks(T, D, hidden, K):
+@pytest.mark.parametrize("T, D, hidden", [(64, 64, 64), (17, 8, 5)])
+def test_parameters_are_those_of_real_networks(T, D, hidden):
     selector = topk.KeySelector(D, T, hidden)
     assert cost.selector_parameters(T, D, hidden=hidden) == matrices(selector)
-    approximator = topk.HeadApproximator(K * D, D, hidden)
-    assert cost.approximator_parameters(D, K, hidden=hidden) == matrices(approximator)
     both = cost.selector_parameters(T, D, hidden=hidden, H=3, L=2)
     assert both == 6 * matrices(selector)
 

@@ -474,7 +474,7 @@ def test_bad_arguments_of_the_steps_are_refused(taught):
 
 def test_the_table_has_the_rows_that_could_embarrass_and_they_all_run(taught):
     model, tokens, _, signals = taught
-    few = signals.first(8)
+    few = topk.Signals(*(x[:8] for x in vars(signals).values()))
     assert torch.equal(few.weights, signals.weights[:8])
     parts = topk.train_parts(few, K=1)
     given = topk.train_parts(few, K=1, published=parts.selectors["published"])

@@ -1,5 +1,6 @@
 """Closed forms of what attention and a GPT cost: `flops` for work, `memory` for bytes,
-`operations` for single ones, `traffic` for tiles, `selection` for picking keys,
+`operations` for single ones, `traffic` for tiles, `selection` for the keys picked as
+published, `indexing` for those that an indexer finds,
 `parts` for a whole GPT, `advice` for what to change first.
 
 `from sparse_attn import cost`, then cost.scores(...), cost.parameters(...), and so on.
@@ -24,7 +25,7 @@ from sparse_attn.cost.flops import (
     topk_mlp_flops,
     topk_pairs,
 )
-from sparse_attn.cost.indexing import indexer_flops, pooled_flops, selected_flops
+from sparse_attn.cost.indexing import indexed_shares, indexer_flops, pooled_flops
 from sparse_attn.cost.memory import (
     kv_cache_bytes,
     parameters,
@@ -41,7 +42,6 @@ from sparse_attn.cost.operations import (
 )
 from sparse_attn.cost.parts import computed_pairs, flops_by_part
 from sparse_attn.cost.selection import (
-    approximator_parameters,
     kept_bytes,
     selection_bytes,
     selector_parameters,
@@ -66,7 +66,6 @@ __all__ = [
     "Elements",
     "TileCount",
     "advise",
-    "approximator_parameters",
     "block",
     "chain",
     "computed_pairs",
@@ -75,6 +74,7 @@ __all__ = [
     "flops_by_part",
     "fused_scores",
     "half_share_length",
+    "indexed_shares",
     "indexer_flops",
     "kept_bytes",
     "kv_cache_bytes",
@@ -96,7 +96,6 @@ __all__ = [
     "score_share",
     "scores",
     "seconds_by_part",
-    "selected_flops",
     "selection_bytes",
     "selector_parameters",
     "square_bytes",

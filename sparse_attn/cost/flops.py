@@ -164,10 +164,10 @@ def topk_pairs(T: int, K: int, *, causal: bool = False) -> int:
     return K * (K + 1) // 2 + (T - K) * K if causal else T * K
 
 
-def topk_flops(T: int, D: int, K: int) -> int:
+def topk_flops(T: int, D: int, K: int, *, causal: bool = False) -> int:
     """One head of width D that attends exactly to K keys per query, found for free."""
     check_counts(D=D)
-    return 4 * D * topk_pairs(T, K)
+    return 4 * D * topk_pairs(T, K, causal=causal)
 
 
 def topk_mlp_flops(T: int, D: int, hidden: int, K: int) -> int:

@@ -1,11 +1,11 @@
 """What selection by an indexer costs, part by part: finding, attending, pooling.
 
-Knows one head of width D on one sequence; leaves the published method to `selection`
-and the plain counts of pairs to `flops`.
+Knows one head of width D on one sequence; leaves the published method to `selection`,
+and attending to the keys found to `flops`.
 """
 
 from sparse_attn.checks import check_count, check_counts
-from sparse_attn.cost.flops import pairs, topk_pairs
+from sparse_attn.cost.flops import pairs, scores, topk_flops
 
 
 def indexer_flops(T: int, D: int, rank: int, *, causal: bool = False) -> int:
@@ -16,12 +16,6 @@ def indexer_flops(T: int, D: int, rank: int, *, causal: bool = False) -> int:
     """
     check_counts(T=T, D=D, rank=rank)
     return 2 * 2 * T * D * rank + 2 * rank * pairs(T, causal=causal)
-
-
-def selected_flops(T: int, D: int, K: int, *, causal: bool = False) -> int:
-    """q kᵀ and p v over K keys per query, or over all it sees if they are fewer."""
-    check_counts(T=T, D=D, K=K)
-    return 4 * D * topk_pairs(T, min(K, T), causal=causal)
 
 
 def pooled_flops(T: int, D: int, block: int, *, causal: bool = False) -> int:
@@ -36,3 +30,21 @@ def pooled_flops(T: int, D: int, block: int, *, causal: bool = False) -> int:
     blocks = whole + (part > 0)
     met = block * whole * (whole + 1) // 2 + part * blocks if causal else T * blocks
     return 4 * D * met
+
+
+def indexed_shares(
+    T: int, D: int, K: int, rank: int, *, block: int = 16
+) -> dict[str, float]:
+    """Part -> its share of full causal attention's FLOPs: finding, selected, pooled.
+
+    K of T and more are all keys. rank 0: keys that are found for free, as a window's.
+    """
+    check_counts(K=K)
+    check_count("rank", rank, least=0)
+    parts = {
+        "finding": indexer_flops(T, D, rank, causal=True) if rank else 0,
+        "selected": topk_flops(T, D, min(K, T), causal=True),
+        "pooled": pooled_flops(T, D, block, causal=True),
+    }
+    full = scores(T, D, 1, causal=True).flops
+    return {name: flops / full for name, flops in parts.items()}

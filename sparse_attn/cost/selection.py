@@ -19,12 +19,6 @@ def selector_parameters(T: int, D: int, *, hidden: int = 64, H: int = 1, L: int 
     return hidden * (D + T) * H * L
 
 
-def approximator_parameters(D: int, K: int, *, hidden: int = 64) -> int:
-    """Weights of one approximator K·D -> hidden -> D."""
-    check_counts(D=D, K=K, hidden=hidden)
-    return hidden * (K * D + D)
-
-
 def square_bytes(T: int, *, H: int = 1, B: int = 1, bytes_per_value: int = 4) -> int:
     """One number for each pair of queries and keys: B·H·T²."""
     check_counts(T=T, H=H, B=B, bytes_per_value=bytes_per_value)

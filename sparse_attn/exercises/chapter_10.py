@@ -26,7 +26,7 @@ def _bill(T: int, pooled: bool, maps: bool, causal: bool) -> int:
     return (
         cost.indexer_flops(T, _D, _RANK, causal=causal)
         - (0 if maps else 4 * T * _D * _RANK)
-        + cost.selected_flops(T, _D, _K, causal=causal)
+        + cost.topk_flops(T, _D, _K, causal=causal)
         + (cost.pooled_flops(T, _D, _BLOCK, causal=causal) if pooled else 0)
     )
 

@@ -1,6 +1,6 @@
 """One pure function per figure: numbers in, a `Plot` out."""
 
-from sparse_attn.figures.budgets import fixed_and_dynamic, keys_taken, rank_and_keys
+from sparse_attn.figures.budgets import keys_taken, rank_and_keys
 from sparse_attn.figures.cache import (
     cache_size,
     decoding_speed,
@@ -80,7 +80,6 @@ __all__ = [
     "collisions",
     "composer",
     "decoding_speed",
-    "fixed_and_dynamic",
     "frontier",
     "full_against_topk",
     "hash_circle",

@@ -3,15 +3,15 @@
 Knows numbers of keys and bits lost; leaves FLOPs to `indexing`, the rest to `rest`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.patches import Patch, Rectangle
 from torch import Tensor
 
+from sparse_attn.checks import check_choice
 from sparse_attn.figures.patterns import headline
-from sparse_attn.figures.rest import RESTS
 from sparse_attn.figures.style import (
     BLUE,
     INK,
@@ -110,8 +110,7 @@ def keys_taken(counts: dict[float, dict[str, Tensor]], p: float) -> Plot:
     quarter to three quarters, a bar at the median, a dot at the mean.
     Raises ValueError for a p that is not among them.
     """
-    if p not in counts:
-        raise ValueError(f"p={p!r}: choose from {list(counts)}")
+    check_choice("p", p, counts)
     heads = {name: kept.cpu().numpy() for name, kept in counts[p].items()}
     means = {name: float(kept.mean()) for name, kept in heads.items()}
     few, many = min(means, key=means.get), max(means, key=means.get)
@@ -149,76 +148,3 @@ def keys_taken(counts: dict[float, dict[str, Tensor]], p: float) -> Plot:
         alt=f"A strip per head on a log axis of keys, 5 to 95% of its queries. "
         f"{'; '.join(said)}.",
     )
-
-
-@styled
-def fixed_and_dynamic(
-    rows: dict[str, list[tuple[float, float, float]]], of: str
-) -> Plot:
-    """The same keys on average, as many for each query or as many as each needs.
-
-    rows: rest -> [(mean keys, value with a fixed K, value by mass), ...], lower being
-    better. of: what the values are. The title is about the middle row of the last rest.
-    """
-    plot = Plot(height=3.6)
-    ax = plot.add_subplot()
-    values = [x for line in rows.values() for row in line for x in row[1:]]
-    for rest, line in rows.items():
-        kept, fixed, dynamic = zip(*sorted(line), strict=True)
-        how, dash = RESTS[rest]
-        for y, color, marker, name in (
-            (fixed, BLUE, "s", "the same for all"),
-            (dynamic, ORANGE, "o", "as each needs"),
-        ):
-            face = color if rest == "pooled" else "white"
-            ax.plot(kept, y, marker, ls=dash, color=color, mfc=face,
-                    label=f"{name}, rest {how}")  # fmt: skip
-    ax.set(xscale="log", ylabel=of)
-    every = sorted({row[0] for line in rows.values() for row in line})
-    low, high = every[0] / 1.15, every[-1] * 1.15
-    steps = [n * 10**power for power in range(4) for n in (1, 1.5, 2, 3, 5, 7)]
-    ax.set_xlim(low, high)
-    power_of_two_axis(
-        ax.xaxis,
-        [s for s in steps if low <= s <= high],
-        "keys kept, mean of queries and heads",
-    )
-    loss_axis(ax, values)
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), handlelength=3)
-    rest, line = list(rows.items())[-1]
-    kept, fixed, dynamic = sorted(line)[len(line) // 2]
-    better = sum(d < f for line in rows.values() for _, f, d in line)
-    finding = (
-        f"{kept:.0f} keys, rest {RESTS[rest][0]}: {fixed:+.3f} if fixed, "
-        f"{dynamic:+.3f} by mass"
-    )
-    headline(plot, finding)
-    said = "; ".join(
-        f"rest {RESTS[rest][0]}, fixed and by mass, "
-        + ", ".join(
-            f"at {kept:.1f} {f:+.4f} and {d:+.4f}" for kept, f, d in sorted(line)
-        )
-        for rest, line in rows.items()
-    )
-    total = sum(map(len, rows.values()))
-    return plot.describe(
-        caption=f"{finding}. By mass is better in {better} of {total} rows. {of}: "
-        f"{said}.",
-        alt=f"Lines against the mean number of keys, log axes, fixed and by mass. "
-        f"{said}.",
-    )
-
-
-def loss_axis(ax, values: Sequence[float]):
-    """A log axis of losses; if there is a gain among them, linear around 0."""
-    if min(values) > 0:
-        ax.set_yscale("log")
-        return
-    near = 1e-3  # what is smaller is drawn on a linear scale
-    ax.set_yscale("symlog", linthresh=near, linscale=0.6)
-    low, high = 1.5 * min(values) - near / 4, 1.5 * max(values) + near / 4
-    ticks = [-0.1, -0.01, -0.001, 0, 0.001, 0.01, 0.1, 1, 10]
-    ax.set_yticks([y for y in ticks if low <= y <= high])
-    ax.set_yticks([], minor=True)
-    ax.set_ylim(low, high)
-    ax.yaxis.set_major_formatter(lambda y, _: f"{y:g}")

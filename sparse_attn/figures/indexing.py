@@ -83,7 +83,7 @@ def indexer_bill(T: int, K: int, rank: int, D: int = 64, block: int = 16) -> Plo
 
     Below, how the sum falls with T: to rank/2D for finding and 1/block for pooling.
     """
-    parts = bill(T, K, rank, D, block)
+    parts = cost.indexed_shares(T, D, K, rank, block=block)
     total = sum(parts.values())
     floor = rank / (2 * D) + 1 / block
     plot = Plot(height=3.5)
@@ -100,7 +100,9 @@ def indexer_bill(T: int, K: int, rank: int, D: int = 64, block: int = 16) -> Plo
     bars.legend(ncols=4, loc="lower left", bbox_to_anchor=(-0.02, 1), handlelength=1,
                 columnspacing=1.2, borderaxespad=0.1)  # fmt: skip
     lengths = [2**n for n in range(9, 18)]
-    sums = [sum(bill(n, K, rank, D, block).values()) for n in lengths]
+    sums = [
+        sum(cost.indexed_shares(n, D, K, rank, block=block).values()) for n in lengths
+    ]
     ax.plot(lengths, sums, color=BLUE)
     for level, name, va in (
         (rank / (2 * D), f"rank/2D = {_percent(rank / (2 * D))}", "top"),
@@ -125,17 +127,6 @@ def indexer_bill(T: int, K: int, rank: int, D: int = 64, block: int = 16) -> Plo
         alt=f"A stacked bar beside one of 100%: {said}. Below, the sum against T from "
         f"512 to 128K at this K, {sums[0]:.0%} to {sums[-1]:.1%}, this T marked.",
     )
-
-
-def bill(T: int, K: int, rank: int, D: int, block: int) -> dict[str, float]:
-    """Part -> share of full causal attention's FLOPs; K of T and more are all keys."""
-    full = cost.scores(T, D, 1, causal=True).flops
-    parts = {
-        "finding": cost.indexer_flops(T, D, rank, causal=True),
-        "selected": cost.selected_flops(T, D, min(K, T), causal=True),
-        "pooled": cost.pooled_flops(T, D, block, causal=True),
-    }
-    return {name: flops / full for name, flops in parts.items()}
 
 
 def _percent(share: float) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sparse_attn.checks import check_choice
 from sparse_attn.figures.patterns import headline
 from sparse_attn.figures.rest import RESTS
 from sparse_attn.figures.style import BLUE, GREEN, INK, ORANGE, PALE, Plot, styled
@@ -16,8 +17,7 @@ def seed_dots(groups: dict[str, list[float]], label: str, reference: str) -> Plo
     label: what the values are. reference: the name whose seeds span the gray band.
     Raises ValueError for a reference that is not among the names.
     """
-    if reference not in groups:
-        raise ValueError(f"reference={reference!r}: choose from {list(groups)}")
+    check_choice("reference", reference, groups)
     plot = dots_of(groups, list(groups), label, reference, "row")
     ax = plot.axes[0]
     for y, values in enumerate(groups.values()):

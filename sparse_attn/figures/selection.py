@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from sparse_attn import cost
+from sparse_attn.figures.patterns import headline
 from sparse_attn.figures.style import BLUE, GREEN, INK, ORANGE, Plot, styled
 from sparse_attn.units import plain, seconds, size, three
 
@@ -68,7 +69,7 @@ def selection_bill(
         ax.minorticks_off()
         ax.grid(False)
         ax.spines["bottom"].set_visible(False)
-    plot.suptitle(finding, x=0.01, ha="left", fontsize=10, weight="bold")
+    headline(plot, finding, size=10)
     said = "; ".join(
         f"{name}: " + ", ".join(f"{way} {say(x)}" for way, x in bill.items())
         for (name, bill), say in zip(bills.items(), shown, strict=True)

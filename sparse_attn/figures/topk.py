@@ -4,6 +4,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from sparse_attn import topk
+from sparse_attn.checks import check_choice
+from sparse_attn.figures.patterns import headline
 from sparse_attn.figures.style import (
     BLUE,
     GREEN,
@@ -50,7 +52,7 @@ def picked_keys(weights: np.ndarray, picks: dict[str, np.ndarray]) -> Plot:
         ax.set_title(f"{name}, {ahead[name]:.0%} ahead", fontsize=10)
         ax.grid(False)
     plot.axes[0].set_ylabel("query")
-    plot.suptitle(finding, x=0.01, ha="left", fontsize=11, weight="bold")
+    headline(plot, finding)
     said = "; ".join(
         f"{name}: mass {mass[name]:.2f}, {ahead[name]:.0%} ahead, "
         f"{columns[name]} of {T} positions ever picked"
@@ -74,8 +76,7 @@ def stand_in_errors(groups: dict[str, dict[str, float]], floor: str) -> Plot:
     """
     rows = [(group, row, x) for group, of in groups.items() for row, x in of.items()]
     errors = {row: x for _, row, x in rows}
-    if floor not in errors:
-        raise ValueError(f"floor={floor!r}: choose from {list(errors)}")
+    check_choice("floor", floor, errors)
     line = errors[floor]
     worse = [row for row, x in errors.items() if x > line]
     best = min(errors, key=errors.get)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import trange
 
-from sparse_attn.attention import attention
+from sparse_attn.attention import attention, attention_weights
 from sparse_attn.checks import check_choice, check_counts
 from sparse_attn.gpt import GPT
 from sparse_attn.indexer.model import Signals, signals
@@ -42,14 +42,14 @@ def distill(
     """
 
     def loss(layer: int, heard: Signals, at: Tensor) -> Tensor:
-        q, k, _ = heard
+        q, k, v = heard
         q = q[:, :, at]  # (B, H, rows, D)
-        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
         seen = visible(at, k.shape[2])
-        true = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~seen, -torch.inf)
+        true = attention_weights(q, k, v, mask=seen)
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
         guess = indexers[layer].scores(q, k, at).masked_fill(~seen, -torch.inf)
         log_p = guess.log_softmax(dim=-1).masked_fill(~seen, 0.0)
-        return -(true.softmax(dim=-1) * log_p).sum(dim=-1).mean()
+        return -(true * log_p).sum(dim=-1).mean()
 
     fitted = nn.ModuleList(indexers)
     return _fit(model, fitted, draw, loss, steps, rows, learning_rate, seed, progress)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sparse_attn.attention import attention, attention_weights, causal_mask
-from sparse_attn.checks import check_count
+from sparse_attn.checks import check_choice, check_count
 from sparse_attn.topk.networks import HeadApproximator, KeySelector
 from sparse_attn.topk.picks import (
     SLOTS,
@@ -50,8 +50,7 @@ class TopKHead(nn.Module):
     ):
         super().__init__()
         check_count("K", K)
-        if slots not in SLOTS:
-            raise ValueError(f"slots={slots!r}: choose from {list(SLOTS)}")
+        check_choice("slots", slots, SLOTS)
         self.choose, self.approximator = choose, approximator
         self.K, self.slots = K, slots
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sparse_attn.checks import check_count, check_vectors
+from sparse_attn.checks import check_choice, check_count, check_vectors
 
 SLOTS = ("ranked", "position", "weight")
 
@@ -65,8 +65,7 @@ def lay_out(picks: Picks, slots: str, weights: Tensor | None = None) -> Picks:
     by their place in the text; "weight", by the exact attention `weights` (..., T, S),
     which only an oracle knows in use. Empty slots come last.
     """
-    if slots not in SLOTS:
-        raise ValueError(f"slots={slots!r}: choose from {list(SLOTS)}")
+    check_choice("slots", slots, SLOTS)
     if slots == "ranked":
         return picks
     if slots == "position":

@@ -31,10 +31,6 @@ class Signals:
     weights: Tensor
     output: Tensor
 
-    def first(self, N: int) -> Signals:
-        """Those of the first N windows, or of all if there are fewer."""
-        return Signals(*(x[:N] for x in vars(self).values()))
-
     def picks(self, K: int, *, causal: bool = False) -> Picks:
         """The K heaviest keys of each query, heaviest first: (N, T, K).
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparse_attn.checks import check_count, check_counts
+from sparse_attn.checks import check_choice, check_count, check_counts
 from sparse_attn.gpt import GPT
 from sparse_attn.metrics import relative_error
 from sparse_attn.topk.baseline import draw_windows, fit
@@ -43,8 +43,7 @@ def train_selector(
     future are masked in the softmax. Each step sees all queries, as published; equal
     queries of one position are computed once and weighted by their number.
     """
-    if loss not in LOSSES:
-        raise ValueError(f"loss={loss!r}: choose from {list(LOSSES)}")
+    check_choice("loss", loss, LOSSES)
     N, T, D = signals.q.shape
     target = _target(signals, 1 if loss == "top1" else K).flatten(0, 1)  # (N·T, T)
     at = torch.arange(T, device=target.device).repeat(N)
@@ -106,8 +105,7 @@ def train_approximator(
     by weight. batch: queries per step, drawn anew each time, or all of them for None,
     as published; copies of one value need no batch, since equal rows are computed once.
     """
-    if gathered not in GATHERED:
-        raise ValueError(f"gathered={gathered!r}: choose from {list(GATHERED)}")
+    check_choice("gathered", gathered, GATHERED)
     own = gathered == "own"
     v, output = signals.v.flatten(0, 1), signals.output.flatten(0, 1)  # (N·T, D)
     if own:
