@@ -63,6 +63,17 @@ COUNTS = {
     }
     for p, grain in ((0.8, 4), (0.95, 1))
 }
+SEEDS = {
+    "full attention": [2.10, 2.12, 2.11],
+    "rank 8, K=16": [2.13, 2.15, 2.14],
+    "window, K=16": [2.20, 2.19, 2.24],
+}
+LENGTHS = {
+    (fitted, read, rest): [base * read / 128 * (1 + 0.1 * i) for i in range(3)]
+    for fitted, base in ((128, 0.01), (512, 0.008))
+    for read in (128, 256, 512)
+    for rest, base in (("none", 10 * base), ("pooled", base))
+}
 DRAWN = {  # figure -> (arguments, what its caption must state)
     "by_length": (
         dict(found=LENGTHS),
