@@ -1,0 +1,247 @@
+"""Attention over listed blocks without a kernel of our own: gather, then fused SDPA.
+
+Knows how listed blocks are laid side by side for PyTorch's kernel, and the gradient;
+a few blocks of queries at a time, so that copies stay small and in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparse_attn.flash.online import merge, shift
+
+ROWS = 512  # queries whose blocks are gathered together
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of query blocks of one head that list equally many blocks of keys.
+
+    keys (R, n): their blocks; mask: what is added to their scores, None where all keys
+    are seen.
+    """
+
+    b: int
+    h: int
+    rows: slice
+    keys: Tensor
+    mask: Tensor | None
+
+
+def forward(q, k, v, blocks, bias, mean_k, mean_v, causal, scale, block_q, block_k):
+    """out (B, H, T, D) and lse (B, H, T), in fp32 or the dtype of q if wider.
+
+    bias (B, H, n_q, n_k): added to the scores of the pooled entries mean_k and mean_v,
+    (B, Hkv, n_k, D); None for no such entries.
+    """
+    (T, S), groups = (q.shape[2], k.shape[2]), q.shape[1] // k.shape[1]
+    q, k, v = (_blocks(x, n) for x, n in ((q, block_q), (k, block_k), (v, block_k)))
+    out = torch.empty_like(q)
+    lse = q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
+    first = complete_rows(blocks, block_q // block_k) if causal else 0
+    if first:  # all that they see is listed: one call for all
+        near, far = (x[:, :, : first * block_q // block_k] for x in (k, v))
+        if groups > 1:
+            near, far = (x.repeat_interleave(groups, dim=1) for x in (near, far))
+        whole = (x.flatten(2, 3) for x in (q[:, :, :first], near, far))
+        found = attend(*whole, None, scale, causal=True)
+        for x, y in zip((out, lse), found, strict=True):
+            x[:, :, :first] = y.unflatten(2, (first, block_q))
+    heads = _heads(k, v)
+    for part in _parts(q, blocks, causal, block_q, block_k, first, S):
+        b, h, rows, shared = part.b, part.h, part.rows, part.h // groups
+        mine = q[b, h, rows, None]  # (R, 1, block_q, D)
+        near, far = (_gather(x, part.keys) for x in heads(b, shared))
+        found = attend(mine, near, far, part.mask, scale)
+        if bias is not None:
+            add, n = _pooled(bias[b, h, rows], causal)
+            near, far = (x[b, shared, None, None, :n] for x in (mean_k, mean_v))
+            near, far = (x.expand(len(mine), -1, -1, -1) for x in (near, far))
+            rest = attend(mine, near, far, add, scale)
+            found = merge(*zip(found, rest, strict=True)) if n else found
+        out[b, h, rows], lse[b, h, rows] = (x[:, 0] for x in found)
+    return out.flatten(2, 3)[:, :, :T], lse.flatten(2, 3)[:, :, :T]
+
+
+def backward(
+    q,
+    k,
+    v,
+    blocks,
+    bias,
+    mean_k,
+    mean_v,
+    out,
+    lse,
+    dout,
+    dlse,
+    causal,
+    scale,
+    block_q,
+    block_k,
+):
+    """dq, dk, dv, and the gradients of mean_k and mean_v, None without bias.
+
+    The formulas of `flash.flash_attention`, on gathered blocks: weights are computed
+    again from the log-sum-exp, and what belongs to one block is added up.
+    """
+    (T, S), groups = (q.shape[2], k.shape[2]), q.shape[1] // k.shape[1]
+    offset = (dout.to(lse.dtype) * out).sum(dim=-1) - dlse  # (B, H, T)
+    top = shift(lse).masked_fill(lse == -torch.inf, torch.inf)  # sees nothing: weight 0
+    top, offset = (_blocks(x[..., None], block_q) for x in (top, offset))
+    q, dout = (_blocks(x, block_q) for x in (q, dout))
+    k, v = (_blocks(x, block_k) for x in (k, v))
+    dq, dk, dv = (torch.zeros_like(x, dtype=lse.dtype) for x in (q, k, v))
+    means = None if bias is None else (mean_k, mean_v)
+    dmeans = means and tuple(torch.zeros_like(x, dtype=lse.dtype) for x in means)
+    heads = _heads(k, v)
+    for part in _parts(q, blocks, causal, block_q, block_k, 0, S):
+        at, shared = (part.b, part.h, part.rows), part.h // groups
+        fixed = tuple(x[at].to(lse.dtype) for x in (q, dout, top, offset))
+        near, far = (_gather(x, part.keys) for x in heads(part.b, shared))
+        mask = None if part.mask is None else part.mask[:, 0]
+        dq[at], near, far = _slopes(*fixed, near[:, 0], far[:, 0], mask, scale)
+        for total, x in ((dk, near), (dv, far)):
+            rows = x.reshape(-1, *total.shape[3:])  # (R n, block_k, D)
+            total[part.b, shared].index_add_(0, part.keys.flatten(), rows)
+        if means:
+            add, n = _pooled(bias[at], causal)
+            near, far = (x[part.b, shared, None, :n] for x in means)
+            grad, near, far = _slopes(*fixed, near, far, add[:, 0], scale)
+            dq[at] += grad
+            for total, x in zip(dmeans, (near, far), strict=True):
+                total[part.b, shared, :n] += x.sum(dim=0)
+    dq, dk, dv = (x.flatten(2, 3) for x in (dq, dk, dv))
+    return dq[:, :, :T], dk[:, :, :S], dv[:, :, :S], *(dmeans or (None, None))
+
+
+def _slopes(q, dout, top, offset, k, v, mask, scale):
+    """Gradients of q, k and v from these keys alone; k and v (R or 1, n, D)."""
+    k, v = k.to(q.dtype), v.to(q.dtype)
+    scores = scale * (q @ k.mT)  # (R, block_q, n)
+    weights = (scores if mask is None else scores + mask).sub_(top).exp_()
+    slope = weights * (dout @ v.mT - offset)
+    return scale * (slope @ k), scale * (slope.mT @ q), weights.mT @ dout
+
+
+def attend(q, k, v, mask, scale, causal=False) -> tuple[Tensor, Tensor]:
+    """Attention (R, H, T, D) and its log-sum-exp (R, H, T), -inf where nothing is seen.
+
+    On a CPU by the kernel behind scaled_dot_product_attention, which knows the
+    log-sum-exp but has no public name that returns it.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    if not k.shape[2]:
+        return torch.zeros_like(q), q.new_full(q.shape[:-1], -torch.inf, dtype=wide)
+    if q.device.type == "cpu":
+        mask = None if mask is None else mask.to(q.dtype)
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q, k, v, 0.0, causal, attn_mask=mask, scale=scale
+        )
+    else:
+        scores = scale * (q.to(wide) @ k.to(wide).mT)
+        if causal:
+            future = torch.ones(scores.shape[-2:], device=q.device).triu(1).bool()
+            scores = scores.masked_fill(future, -torch.inf)
+        scores = scores if mask is None else scores + mask
+        lse = scores.logsumexp(dim=-1)
+        out = ((scores - shift(lse)[..., None]).exp() @ v.to(wide)).to(q.dtype)
+    if mask is not None:  # the kernel gives such rows 0 as their log-sum-exp
+        blind = mask.amax(dim=-1) == -torch.inf
+        lse = lse.masked_fill(blind, -torch.inf)
+    return out, lse
+
+
+def complete_rows(blocks: Tensor, per: int) -> int:
+    """How many of the first rows list all blocks up to their own, in every head."""
+    own = torch.arange(1, blocks.shape[2] + 1, device=blocks.device) * per
+    whole = ((blocks >= 0).sum(dim=-1) == own).flatten(0, 1).all(dim=0)
+    return int(whole.long().cumprod(dim=0).sum())
+
+
+def _parts(q, blocks, causal, block_q, block_k, first, S) -> Iterator[Part]:
+    """The rows of query blocks from `first` on, in runs of equal count and form."""
+    per, most = block_q // block_k, max(1, ROWS // block_q)
+    row = torch.arange(blocks.shape[2], device=blocks.device)
+    counts, last = (blocks >= 0).sum(dim=-1), blocks.amax(dim=-1)  # (B, H, n_q)
+    start = row * per if causal else S // block_k  # blocks before it are seen whole
+    form = (last >= start).long() * ODD
+    if causal and blocks.shape[-1] >= per:
+        at = torch.arange(per, device=blocks.device)
+        tail = blocks.gather(-1, (counts[..., None] - per).clamp(min=0) + at)
+        ends = (tail == row[:, None] * per + at).all(dim=-1) & (counts >= per)
+        form = form.masked_fill(ends, OWN)
+    kinds = torch.stack((counts, form), dim=-1)[:, :, first:].tolist()
+    place = torch.arange(block_q, device=blocks.device)
+    corner = q.new_zeros(block_q, block_q)
+    corner = corner.masked_fill(place > place[:, None], -torch.inf)
+    for b, heads in enumerate(kinds):
+        for h, row_kinds in enumerate(heads):
+            for i, j, (n, kind) in _runs(row_kinds, most):
+                rows = slice(first + i, first + j)
+                keys, mask = blocks[b, h, rows, :n], None
+                if kind == OWN:
+                    mask = F.pad(corner, (n * block_k - block_q, 0))[None, None]
+                elif kind == ODD:
+                    at = row[rows, None] * block_q + place  # (R, block_q)
+                    mask = _mask(at, keys, causal, block_k, S).to(q.dtype)
+                yield Part(b, h, rows, keys, mask)
+
+
+OWN, ODD = 1, 2  # lists that end with the queries' own blocks; that need a mask
+
+
+def _runs(kinds: list, most: int) -> Iterator[tuple[int, int, list]]:
+    """Stretches i to j of at most `most` equal entries, and the entry."""
+    i = 0
+    while i < len(kinds):
+        j = i + 1
+        while j < len(kinds) and j - i < most and kinds[j] == kinds[i]:
+            j += 1
+        yield i, j, kinds[i]
+        i = j
+
+
+def _mask(at: Tensor, keys: Tensor, causal: bool, block_k: int, S: int) -> Tensor:
+    """(R, 1, block_q, n block_k): -inf for keys after the query, or after all keys."""
+    place = torch.arange(block_k, device=keys.device)
+    key = (keys[..., None] * block_k + place).flatten(1)[:, None]  # (R, 1, n block_k)
+    hidden = (key > at[..., None]) if causal else (key >= S).expand(-1, at.shape[1], -1)
+    mask = torch.zeros(hidden.shape, device=keys.device)
+    return mask.masked_fill_(hidden, -torch.inf)[:, None]
+
+
+def _pooled(bias: Tensor, causal: bool) -> tuple[Tensor, int]:
+    """bias (R, n_k) as a mask (R, 1, 1, n), up to the last entry that some row sees."""
+    if causal:
+        some = (bias > -torch.inf).any(dim=0).nonzero()
+        bias = bias[:, : int(some[-1]) + 1 if len(some) else 0]
+    return bias[:, None, None], bias.shape[1]
+
+
+def _blocks(x: Tensor, size: int) -> Tensor:
+    """(B, H, T, D) -> (B, H, n, size, D), padded with zeros: a view where it can be."""
+    x = F.pad(x, (0, 0, 0, -x.shape[2] % size)) if x.shape[2] % size else x
+    return x.unflatten(2, (-1, size))
+
+
+def _heads(k: Tensor, v: Tensor):
+    """heads(b, h): the blocks of one head of k and v, in memory without gaps."""
+
+    @lru_cache(maxsize=1)
+    def heads(b: int, h: int) -> tuple[Tensor, Tensor]:
+        return k[b, h].contiguous(), v[b, h].contiguous()
+
+    return heads
+
+
+def _gather(x: Tensor, keys: Tensor) -> Tensor:
+    """Blocks `keys` (R, n) of one head (n_k, size, D) -> (R, 1, n size, D)."""
+    found = x.flatten(1).index_select(0, keys.flatten())
+    return found.view(len(keys), 1, -1, x.shape[-1])

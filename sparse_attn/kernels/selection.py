@@ -1,0 +1,164 @@
+"""Which blocks of keys each block of queries meets: chosen from means, never T x T.
+
+Knows how means are scored and which blocks are always in; leaves what is computed with
+the blocks to `sparse`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sparse_attn.checks import check_count, check_counts, check_qkv
+
+BLOCK_Q = BLOCK_K = 64  # queries that share a selection; keys that come together
+GROUP = 16  # queries whose mean asks as one
+EMPTY = -1  # in place of a block where a query block has fewer than `keep`
+HELD = 2**22  # scores that are held at a time
+
+
+def select_blocks(
+    q: Tensor,
+    k: Tensor,
+    keep: int,
+    *,
+    causal: bool = False,
+    block_q: int = BLOCK_Q,
+    block_k: int = BLOCK_K,
+    sinks: int = 1,
+    local: int = 1,
+    maps: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """The `keep` blocks of keys that promise each block of queries most weight.
+
+    q (B, H, T, D); k (B, Hkv, S, D), S = T if causal. Every 16 queries ask by their
+    mean, every block of `block_k` keys answers by its own; a softmax over the blocks
+    makes weights of the scores, which are added up over the queries' block. Always in:
+    the blocks that the queries themselves are in, `local` before them and the first
+    `sinks`. maps: (H, D, r) for queries and for keys, as `indexer.BlockIndexer` learns
+    them; scores are then of r numbers instead of D.
+    Returns (B, H, ⌈T/block_q⌉, n) int64, n at most `keep`: ids in ascending order,
+    then -1 where there are fewer. Memory: B·H·T/block_q·S/block_k scores, in parts.
+    Raises ValueError for arguments that do not fit.
+    """
+    check_qkv(q, k, k)
+    check_blocks(q, k, causal, block_q, block_k)
+    asks, answers = block_means(q, min(GROUP, block_q)), block_means(k, block_k)
+    return blocks_from_means(
+        asks,
+        answers,
+        keep,
+        causal=causal,
+        block_q=block_q,
+        block_k=block_k,
+        sinks=sinks,
+        local=local,
+        maps=maps,
+    )
+
+
+def blocks_from_means(
+    asks: Tensor,
+    answers: Tensor,
+    keep: int,
+    *,
+    causal: bool = False,
+    block_q: int = BLOCK_Q,
+    block_k: int = BLOCK_K,
+    sinks: int = 1,
+    local: int = 1,
+    maps: tuple[Tensor, Tensor] | None = None,
+    first: int = 0,
+) -> Tensor:
+    """`select_blocks` from the means alone, as a device has them that lacks the keys.
+
+    asks (B, H, groups, D): means of every min(16, block_q) queries, from `block_means`;
+    answers (B, Hkv, n_k, D): of every block of keys. first: the position of the first
+    query among the keys, a multiple of block_q.
+    """
+    per = block_q // block_k
+    check_counts(keep=keep)
+    check_count("sinks", sinks, least=0)
+    check_count("local", local, least=0)
+    if causal and keep < per:
+        raise ValueError(
+            f"keep={keep}: at least the {per} blocks that queries are in are needed"
+        )
+    if first % block_q:
+        raise ValueError(f"first={first} is not a multiple of block_q={block_q}")
+    if maps is not None:
+        asks, answers = asks @ maps[0], _shared(answers, asks.shape[1]) @ maps[1]
+    asks = asks / math.sqrt(asks.shape[-1])
+    answers = _shared(answers, asks.shape[1])  # (B, H, n_k, D)
+    groups, columns = block_q // min(GROUP, block_q), answers.shape[2]
+    rows = -(-asks.shape[2] // groups)
+    asks = F.pad(asks, (0, 0, 0, rows * groups - asks.shape[2]))
+    own = torch.arange(rows, device=asks.device) * per + first // block_k  # first of
+    most = max(1, HELD // (asks.shape[:2].numel() * groups * columns))
+    found = [
+        _best(
+            asks[:, :, i * groups : (i + most) * groups].unflatten(2, (-1, groups)),
+            answers,
+            own[i : i + most, None],
+            min(keep, columns),
+            causal,
+            per,
+            sinks,
+            local,
+        )
+        for i in range(0, rows, most)
+    ]
+    return torch.cat(found, dim=2)
+
+
+def _best(asks, answers, own, n, causal, per, sinks, local) -> Tensor:
+    """asks (B, H, R, groups, D) and the first own block of each row, (R, 1)."""
+    column = torch.arange(answers.shape[2], device=answers.device)
+    later, past = column >= own + per, column < own
+    scores = asks.flatten(2, 3) @ answers.mT
+    scores = scores.unflatten(2, asks.shape[2:4])  # (B, H, R, groups, n_k)
+    if causal:  # what is in does not compete
+        scores = scores.masked_fill(~past[:, None], -torch.inf)
+    worth = scores.softmax(dim=-1).nan_to_num(0.0).sum(dim=3)  # (B, H, R, n_k)
+    near = ~later & (column >= own - local)
+    worth = worth.masked_fill(column < sinks, SURE).masked_fill(near, 2 * SURE)
+    worth = worth.masked_fill(~later & ~past, 3 * SURE)
+    if causal:
+        worth = worth.masked_fill(later, -1.0)
+    best = worth.topk(n, dim=-1)
+    last = len(column)
+    ids = best.indices.masked_fill(best.values < 0, last).sort(dim=-1).values
+    return ids.masked_fill(ids == last, EMPTY)
+
+
+SURE = 1e6  # more than any sum of weights
+
+
+def block_means(x: Tensor, size: int) -> Tensor:
+    """(B, H, T, D) -> (B, H, ⌈T/size⌉, D): the mean of every `size` tokens, the last
+    of those that there are."""
+    T = x.shape[2]
+    whole = T // size * size
+    parts = [x[:, :, :whole].unflatten(2, (-1, size)).mean(dim=3)] if whole else []
+    if whole < T:
+        parts.append(x[:, :, whole:].mean(dim=2, keepdim=True))
+    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+
+
+def check_blocks(q: Tensor, k: Tensor, causal: bool, block_q: int, block_k: int):
+    """Sizes of blocks that fit each other, and as many keys as queries if causal."""
+    check_counts(block_q=block_q, block_k=block_k)
+    if block_q % block_k:
+        raise ValueError(f"block_q={block_q} is not a multiple of block_k={block_k}")
+    if causal and q.shape[2] != k.shape[2]:
+        raise ValueError(
+            f"k has {k.shape[2]} keys: as many as the {q.shape[2]} queries are needed"
+        )
+
+
+def _shared(x: Tensor, heads: int) -> Tensor:
+    """(B, Hkv, n, D) -> (B, H, n, D)."""
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)

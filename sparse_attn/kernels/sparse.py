@@ -1,0 +1,192 @@
+"""Block-sparse attention end to end: choose blocks, attend to them, pool the rest.
+
+Knows when the dense way is the faster one, and which path a device takes; leaves the
+choice to `selection` and the work to `blocked` or to Triton kernels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sparse_attn.checks import check_choice, check_count, check_finite, check_qkv
+from sparse_attn.kernels import blocked
+from sparse_attn.kernels.selection import (
+    BLOCK_K,
+    BLOCK_Q,
+    EMPTY,
+    block_means,
+    check_blocks,
+    select_blocks,
+)
+from sparse_attn.layers import fused_attention
+
+RESTS = ("none", "pooled")
+
+
+def sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    keep: int = 512,
+    *,
+    causal: bool = False,
+    rest: str = "none",
+    block_q: int = BLOCK_Q,
+    block_k: int = BLOCK_K,
+    sinks: int = 1,
+    local: int = 1,
+    maps: tuple[Tensor, Tensor] | None = None,
+    dense_below: int | None = None,
+) -> Tensor:
+    """Attention over the `keep` keys per query that block means promise, in blocks.
+
+    q (B, H, T, D); k, v (B, Hkv, T, D) with H a multiple of Hkv. keep: tokens, a
+    multiple of block_k; the queries' own blocks, `local` blocks before them and the
+    first `sinks` are among them. rest: "pooled" lets every block that is not kept
+    stand as one mean key and value of its size; "none" drops it.
+    dense_below: lengths up to which exact attention over all keys is computed instead,
+    since it is no slower there: None for `crossover(keep)`, which was measured.
+    Returns (B, H, T, D), differentiable. O(T·keep) and one score for each pair of
+    blocks; never T x T. Raises ValueError for arguments that do not fit.
+    Source: selection by block means, Lu et al. 2025 (MoBA); a selection shared by a
+    block of queries, and a second branch over compressed keys, Yuan et al. 2025 (NSA).
+    """
+    check_qkv(q, k, v)
+    check_count("keep", keep)
+    T = q.shape[2]
+    if k.shape[2] != T:
+        raise ValueError(f"k has {k.shape[2]} keys: as many as the {T} queries needed")
+    if keep % block_k:
+        raise ValueError(f"keep={keep} is not a multiple of block_k={block_k}")
+    limit = crossover(keep) if dense_below is None else dense_below
+    check_count("dense_below", limit, least=0)
+    if max(limit, keep) >= T:
+        return fused_attention(q, k, v, causal=causal)
+    how = dict(causal=causal, block_q=block_q, block_k=block_k)
+    blocks = select_blocks(
+        q, k, keep // block_k, sinks=sinks, local=local, maps=maps, **how
+    )
+    return block_attention(q, k, v, blocks, rest=rest, **how)
+
+
+def crossover(keep: int) -> int:
+    """Tokens up to which exact attention is no slower than `keep` selected keys.
+
+    A multiple of what is kept, measured by benchmarks/speed.py on the CPU that its
+    results name, and not on your device: `dense_below` takes what you measured.
+    """
+    return keep * CROSSOVER
+
+
+CROSSOVER = 2  # sparse wins from 2 keep + 1 tokens on
+
+
+def block_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    blocks: Tensor,
+    *,
+    causal: bool = False,
+    rest: str = "none",
+    block_q: int = BLOCK_Q,
+    block_k: int = BLOCK_K,
+    scale: float | None = None,
+    return_lse: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Attention in which each block of queries sees the blocks of keys that it lists.
+
+    q (B, H, T, D); k, v (B, Hkv, S, D); blocks (B, H, ⌈T/block_q⌉, n): ids, each once,
+    -1 for none. causal: keys after the query are hidden, and S = T; else any store of
+    keys will do. rest: "pooled" adds, to the same softmax, one entry for each block
+    that is not listed and, if causal, lies wholly before the queries' block: its mean
+    key and value, with the log of its size on the score.
+    Returns (B, H, T, D), and with return_lse the log-sum-exp (B, H, T) in fp32 or
+    wider; 0 and -inf for a query that sees nothing. Differentiable in q, k and v.
+    Raises ValueError for arguments that do not fit.
+    """
+    check_qkv(q, k, v)
+    check_choice("rest", rest, RESTS)
+    check_blocks(q, k, causal, block_q, block_k)
+    _check_ids(blocks, q, k, block_q, block_k)
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    check_finite("scale", scale)
+    last = -(-k.shape[2] // block_k)
+    spare = blocks == EMPTY
+    blocks = blocks.masked_fill(spare, last).sort(dim=-1).values
+    blocks = blocks.masked_fill(blocks == last, EMPTY)  # none at the end
+    bias, means = None, (None, None)
+    if rest == "pooled":
+        bias = pooled_bias(blocks, k.shape[2], causal, block_q, block_k)
+        means = tuple(block_means(x, block_k) for x in (k, v))
+    path = _path(q, k)
+    how = dict(causal=causal, scale=scale, block_q=block_q, block_k=block_k)
+    out, lse = _Blocks.apply(q, k, v, blocks, bias, *means, path, how)
+    return (out, lse) if return_lse else out
+
+
+class _Blocks(torch.autograd.Function):
+    """Keeps out and the log-sum-exp, and computes weights again for the gradient."""
+
+    @staticmethod
+    def forward(ctx, q, k, v, blocks, bias, mean_k, mean_v, path, how):
+        out, lse = path.forward(q, k, v, blocks, bias, mean_k, mean_v, **how)
+        ctx.save_for_backward(q, k, v, blocks, bias, mean_k, mean_v, out, lse)
+        ctx.path, ctx.how = path, how
+        return out, lse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dout, dlse):
+        found = ctx.path.backward(*ctx.saved_tensors, dout, dlse, **ctx.how)
+        dq, dk, dv, dmean_k, dmean_v = (
+            None if x is None else x.to(dout.dtype) for x in found
+        )
+        return dq, dk, dv, None, None, dmean_k, dmean_v, None, None
+
+
+def _path(q: Tensor, k: Tensor):
+    """The module whose forward and backward this device takes."""
+    from sparse_attn import kernels
+
+    if q.device.type == "cpu" or kernels.obstacle(q.device):
+        return blocked
+    raise NotImplementedError
+
+
+def pooled_bias(blocks, S: int, causal: bool, block_q: int, block_k: int) -> Tensor:
+    """(B, H, n_q, n_k): log of a block's size where it stands pooled, else -inf."""
+    n = -(-S // block_k)
+    column = torch.arange(n, device=blocks.device)
+    sizes = (S - column * block_k).clamp(max=block_k).float().log()
+    bias = sizes.expand(*blocks.shape[:3], n)
+    if causal:
+        row = torch.arange(blocks.shape[2], device=blocks.device)[:, None]
+        bias = bias.masked_fill(column >= row * (block_q // block_k), -torch.inf)
+    spare = F.pad(bias, (0, 1))  # a column for those that are empty
+    return spare.scatter(-1, blocks.where(blocks >= 0, n), -torch.inf)[..., :n]
+
+
+def _check_ids(blocks: Tensor, q: Tensor, k: Tensor, block_q: int, block_k: int):
+    rows, columns = -(-q.shape[2] // block_q), -(-k.shape[2] // block_k)
+    fits = (*q.shape[:2], rows)
+    if not isinstance(blocks, Tensor) or blocks.dtype not in (torch.int32, torch.int64):
+        got = blocks.dtype if isinstance(blocks, Tensor) else type(blocks)
+        raise ValueError(f"blocks is {got}: int64 or int32 is needed")
+    if blocks.ndim != 4 or blocks.shape[:3] != fits:
+        raise ValueError(
+            f"blocks has shape {tuple(blocks.shape)}: {fits} and n are needed for "
+            f"{q.shape[2]} queries in blocks of {block_q}"
+        )
+    if blocks.device != q.device:
+        raise ValueError(f"blocks is on {blocks.device} but q on {q.device}")
+    if blocks.numel() and not EMPTY <= int(blocks.min()) <= int(blocks.max()) < columns:
+        raise ValueError(
+            f"blocks has ids from {int(blocks.min())} to {int(blocks.max())}: {EMPTY} "
+            f"to {columns - 1} are needed for {k.shape[2]} keys in blocks of {block_k}"
+        )
