@@ -1,7 +1,8 @@
 """Closed forms of what attention and a GPT cost: `flops` for work, `memory` for bytes,
 `operations` for single ones, `traffic` for tiles, `selection` for the keys picked as
 published, `indexing` for those that an indexer finds,
-`parts` for a whole GPT, `advice` for what to change first.
+`parts` for a whole GPT, `advice` for what to change first, `scale` for the published
+rows of GPT-4 scale, `serving` for dollars and energy per million tokens.
 
 `from sparse_attn import cost`, then cost.scores(...), cost.parameters(...), and so on.
 """
@@ -41,11 +42,29 @@ from sparse_attn.cost.operations import (
     waves,
 )
 from sparse_attn.cost.parts import computed_pairs, flops_by_part
+from sparse_attn.cost.scale import (
+    PRINTED,
+    logit_share,
+    published_full,
+    published_ratio,
+    published_sparse,
+    rows_at_scale,
+    topk_mlp_gain,
+    whole_gain,
+)
 from sparse_attn.cost.selection import (
     kept_bytes,
     selection_bytes,
     selector_parameters,
     square_bytes,
+)
+from sparse_attn.cost.serving import (
+    Bill,
+    Serving,
+    cache_break_even,
+    decode_work,
+    prefill_work,
+    weight_bytes,
 )
 from sparse_attn.cost.traffic import (
     Elements,
@@ -61,14 +80,19 @@ from sparse_attn.cost.traffic import (
 
 __all__ = [
     "OPERATIONS",
+    "PRINTED",
     "Advice",
+    "Bill",
     "Cost",
     "Elements",
+    "Serving",
     "TileCount",
     "advise",
     "block",
+    "cache_break_even",
     "chain",
     "computed_pairs",
+    "decode_work",
     "elementwise",
     "flash_blocks",
     "flops_by_part",
@@ -79,6 +103,7 @@ __all__ = [
     "kept_bytes",
     "kv_cache_bytes",
     "lm_head",
+    "logit_share",
     "matmul",
     "mlp",
     "model",
@@ -90,8 +115,13 @@ __all__ = [
     "pairs",
     "parameters",
     "pooled_flops",
+    "prefill_work",
     "projections",
+    "published_full",
+    "published_ratio",
+    "published_sparse",
     "remedies",
+    "rows_at_scale",
     "saved_activations",
     "score_share",
     "scores",
@@ -104,8 +134,11 @@ __all__ = [
     "topk_flops",
     "topk_mlp_break_even",
     "topk_mlp_flops",
+    "topk_mlp_gain",
     "topk_pairs",
     "training_bytes",
     "wave_use",
     "waves",
+    "weight_bytes",
+    "whole_gain",
 ]
