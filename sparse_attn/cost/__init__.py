@@ -77,6 +77,7 @@ from sparse_attn.cost.traffic import (
     tile_memory,
     tiles,
 )
+from sparse_attn.cost.wire import gathered_bytes, ring_bytes, selected_bytes
 
 __all__ = [
     "OPERATIONS",
@@ -97,6 +98,7 @@ __all__ = [
     "flash_blocks",
     "flops_by_part",
     "fused_scores",
+    "gathered_bytes",
     "half_share_length",
     "indexed_shares",
     "indexer_flops",
@@ -121,11 +123,13 @@ __all__ = [
     "published_ratio",
     "published_sparse",
     "remedies",
+    "ring_bytes",
     "rows_at_scale",
     "saved_activations",
     "score_share",
     "scores",
     "seconds_by_part",
+    "selected_bytes",
     "selection_bytes",
     "selector_parameters",
     "square_bytes",

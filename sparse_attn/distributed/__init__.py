@@ -1,0 +1,38 @@
+"""Attention across ranks on torch.distributed: `ring` and gathered, exact; `selected`,
+which ships chosen blocks alone; `wire`, which counts bytes; `scaling`, arithmetic.
+
+`from sparse_attn import distributed`, then distributed.ring_attention(q, k, v) in each
+rank, or distributed.launch(N) from a notebook. Forward only.
+"""
+
+from sparse_attn.distributed.fetch import asked_of
+from sparse_attn.distributed.layout import (
+    LAYOUTS,
+    block_layout,
+    block_starts,
+    join,
+    layout,
+    rank_pairs,
+    spans_of,
+    take,
+)
+from sparse_attn.distributed.ring import gathered_attention, ring_attention
+from sparse_attn.distributed.selected import selected_attention
+from sparse_attn.distributed.wire import counted, exchange
+
+__all__ = [
+    "LAYOUTS",
+    "asked_of",
+    "block_layout",
+    "block_starts",
+    "counted",
+    "exchange",
+    "gathered_attention",
+    "join",
+    "layout",
+    "rank_pairs",
+    "ring_attention",
+    "selected_attention",
+    "spans_of",
+    "take",
+]
