@@ -17,6 +17,8 @@ from test_figures_hashing import EXTREMES as HASHING_EXTREMES
 from test_figures_patterns import DRAWN as PATTERNS
 from test_figures_patterns import EXTREMES as PATTERN_EXTREMES
 from test_figures_roofline import DRAWN as ROOFLINE
+from test_figures_scale import DRAWN as SCALE
+from test_figures_scale import EXTREMES as SCALE_EXTREMES
 from test_figures_selection import DRAWN as SELECTION
 from test_figures_selection import EXTREMES as SELECTION_EXTREMES
 from test_figures_tiles import DRAWN as TILES
@@ -155,7 +157,7 @@ DRAWN = {
     ),
 }
 
-DRAWN |= CACHE | HASHING | PATTERNS | ROOFLINE | SELECTION | TILES | TOPK
+DRAWN |= CACHE | HASHING | PATTERNS | ROOFLINE | SCALE | SELECTION | TILES | TOPK
 
 each_figure = pytest.mark.parametrize("name", DRAWN)
 
@@ -300,7 +302,7 @@ EXTREMES += [
     for D in (16, 256)
 ]
 EXTREMES += TILE_EXTREMES + PATTERN_EXTREMES + HASHING_EXTREMES + TOPK_EXTREMES
-EXTREMES += SELECTION_EXTREMES
+EXTREMES += SELECTION_EXTREMES + SCALE_EXTREMES
 EXTREMES += [  # as another device might measure them
     (
         "shares",

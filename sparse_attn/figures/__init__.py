@@ -49,8 +49,10 @@ from sparse_attn.figures.roofline import (
     matmul_on_roofs,
     roofline,
 )
+from sparse_attn.figures.scale import by_devices, ratio_at_scale
 from sparse_attn.figures.seeds import by_length, seed_dots
 from sparse_attn.figures.selection import selection_bill
+from sparse_attn.figures.serving import attention_share, serving_price
 from sparse_attn.figures.sparsity import (
     quality_by_share,
     time_by_share,
@@ -70,10 +72,12 @@ __all__ = [
     "anatomy",
     "approximation_error",
     "attention_on_roof",
+    "attention_share",
     "block_share",
     "block_waste",
     "bound_and_time",
     "bucket_loads",
+    "by_devices",
     "by_length",
     "cache_size",
     "chain_gains",
@@ -101,6 +105,7 @@ __all__ = [
     "quality_by_share",
     "rank_and_keys",
     "rate_by_size",
+    "ratio_at_scale",
     "reach",
     "reach_by_layers",
     "recall_by_cost",
@@ -111,6 +116,7 @@ __all__ = [
     "running_maximum",
     "seed_dots",
     "selection_bill",
+    "serving_price",
     "shared_heads",
     "shared_reads",
     "shares",
