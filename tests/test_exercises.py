@@ -357,3 +357,48 @@ def test_a_selection_masks_the_future_before_it_spends_its_budget(says):
     }
     for reason, answer in wrong.items():
         assert reason in says("10.5", answer)
+
+
+def ring_bytes(lengths, heads, D, size, tensors=2, skip=1):
+    """The answer to 12.3: hop by hop, or one that forgets something."""
+    n = len(lengths)
+    sent = [0] * n
+    for hop in range(n - 1):  # at each, rank r passes on the part that began at r - hop
+        for rank in range(n):
+            sent[rank] += tensors * heads * D * size * lengths[(rank - skip * hop) % n]
+    return sent
+
+
+def test_a_ring_sends_all_parts_but_that_of_its_receiver(says):
+    assert says("12.3", ring_bytes) == f"right. {ALL['12.3'].why}"
+
+    def received(lengths, *sizes):
+        n = len(lengths)
+        sent = ring_bytes(lengths, *sizes)
+        return [sent[rank - 1] for rank in range(n)]
+
+    def everything(lengths, heads, D, size):
+        return [2 * heads * D * size * sum(lengths)] * len(lengths)
+
+    wrong = {
+        "for keys alone": lambda *a: ring_bytes(*a, tensors=1),
+        "the part with which that one began": everything,
+        "what each rank receives": received,
+        "a rank sends its own part once": lambda *a: ring_bytes(*a, skip=0),
+        "numbers for 4 ranks": lambda *a: ring_bytes(*a)[1:],
+        "bytes, not [": lambda *a: [x + 1 for x in ring_bytes(*a)],
+        "a number for each rank": lambda lengths, *_: sum(lengths),
+    }
+    for reason, answer in wrong.items():
+        assert reason in says("12.3", answer)
+
+
+def test_the_numbers_of_chapter_12_are_those_of_its_closed_forms():
+    assert ALL["12.1"].answer == pytest.approx(7757.58 / 3.8685, rel=1e-4)
+    T = ALL["12.2"].answer
+    gains = [
+        cost.whole_gain(cost.score_share(n, 4096, causal=True), 10) for n in (T - 1, T)
+    ]
+    assert gains[0] < 2 - 1e-6 and gains[1] == pytest.approx(2, rel=1e-12)
+    token = 2 * 32 * 8 * 128 * 2 * 16  # keys and values, bytes, of 16 sequences
+    assert ALL["12.4"].answer * token == 2 * 8e9
