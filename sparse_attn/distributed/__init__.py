@@ -6,6 +6,7 @@ rank, or distributed.launch(N) from a notebook. Forward only.
 """
 
 from sparse_attn.distributed.fetch import asked_of
+from sparse_attn.distributed.launching import launch, torchrun
 from sparse_attn.distributed.layout import (
     LAYOUTS,
     block_layout,
@@ -17,11 +18,18 @@ from sparse_attn.distributed.layout import (
     take,
 )
 from sparse_attn.distributed.ring import gathered_attention, ring_attention
+from sparse_attn.distributed.scaling import METHODS, Layer, Machine, Shape, scaling
 from sparse_attn.distributed.selected import selected_attention
+from sparse_attn.distributed.trial import Settings
 from sparse_attn.distributed.wire import counted, exchange
 
 __all__ = [
     "LAYOUTS",
+    "METHODS",
+    "Layer",
+    "Machine",
+    "Settings",
+    "Shape",
     "asked_of",
     "block_layout",
     "block_starts",
@@ -29,10 +37,13 @@ __all__ = [
     "exchange",
     "gathered_attention",
     "join",
+    "launch",
     "layout",
     "rank_pairs",
     "ring_attention",
+    "scaling",
     "selected_attention",
     "spans_of",
     "take",
+    "torchrun",
 ]

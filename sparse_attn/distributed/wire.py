@@ -5,6 +5,7 @@ Knows torch.distributed's point-to-point messages; not what is in them.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ def place(group=None) -> tuple[int, int]:
     """This rank's number within the group, and how many ranks it has."""
     if not dist.is_available() or not dist.is_initialized():
         raise RuntimeError(
-            "no process group: start the ranks with torchrun and call init_process_group "
+            "no process group: start ranks with torchrun and call init_process_group "
             "of torch.distributed in each, or use sparse_attn.distributed.launch"
         )
     return dist.get_rank(group), dist.get_world_size(group)
@@ -53,7 +54,8 @@ def exchange(
         count[kind] += sum(x.nbytes for x in sends.values())
 
     def lost(error):
-        return RuntimeError(f"rank {rank} lost a neighbor, sending {kind}: {error}")
+        reason = re.sub(r"^\[.*?\] ", "", str(error)).split(". ")[0]  # not its source
+        return RuntimeError(f"rank {rank} lost a neighbor, sending {kind}: {reason}")
 
     ops = [dist.P2POp(fn, x, _global(peer, group), group) for fn, x, peer in messages]
     try:

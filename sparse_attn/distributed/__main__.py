@@ -1,0 +1,83 @@
+"""`torchrun --nproc-per-node=4 -m sparse_attn.distributed`: every method, compared.
+
+Knows the command line and the printed lines; leaves what is done to `trial`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import torch.distributed as dist
+
+from sparse_attn.distributed.trial import Settings, set_up, trial
+
+
+def lines(report: dict) -> list[str]:
+    """The report as one line of settings and one line for each method.
+
+    Bytes are those of the rank that sends most: counted, and by the formula.
+    """
+    shape = "T={tokens}, H={heads}, Hkv={kv_heads}, D={head_dim}, {dtype}"
+    shape += ", causal" if report["causal"] else ""
+    found = [("{ranks} ranks, {backend} on {device}: " + shape).format(**report)]
+    for name, seconds in report["one process"].items():
+        found.append(f"{'one process, ' + name:22} {seconds:54.4f} s")
+    for name, one in report["methods"].items():
+        sent, formula = (
+            max(sum(kinds.values()) for kinds in one[of]) for of in ("sent", "formula")
+        )
+        found.append(
+            f"{name:22} error {one['error']:.1e}  sent {sent:>12} B = {formula:>12} B "
+            f"{one['seconds']:8.4f} s"
+        )
+    return found
+
+
+def parser() -> argparse.ArgumentParser:
+    """One option for each field of `Settings`, and --out."""
+    made = argparse.ArgumentParser(
+        prog="torchrun --nproc-per-node=N -m sparse_attn.distributed",
+        description="Attention across ranks: every method, against one process.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    kinds = {"int": int, "int | None": int, "str": str}
+    for field in fields(Settings):
+        kind = kinds.get(field.type)
+        how = dict(type=kind) if kind else dict(action=argparse.BooleanOptionalAction)
+        name = "--" + field.name.replace("_", "-")
+        made.add_argument(name, default=field.default, help=" ", **how)
+    made.add_argument("--out", help="file that gets the report as JSON")
+    return made
+
+
+def main() -> int:
+    given = vars(parser().parse_args())
+    out = given.pop("out")
+    if "LOCAL_RANK" not in os.environ:
+        parser().error("no ranks: start this with torchrun, as the usage line shows")
+    try:
+        settings = Settings(**given)
+        settings.check(int(os.environ["WORLD_SIZE"]))
+        report = trial(settings, set_up(settings.timeout))
+    except (RuntimeError, ValueError) as error:
+        said = str(error)
+        said = (
+            said if said.startswith("rank ") else f"rank {os.environ['RANK']}: {said}"
+        )
+        print(said, file=sys.stderr, flush=True)
+        os._exit(1)  # at once: to leave a group that lacks a rank can take forever
+    if dist.get_rank() == 0:
+        print("\n".join(lines(report)), flush=True)
+        if out:
+            Path(out).write_text(json.dumps(report, indent=1) + "\n")
+    dist.destroy_process_group()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

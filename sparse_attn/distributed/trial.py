@@ -1,0 +1,254 @@
+"""Every method once, in ranks that torchrun has started: errors, bytes and seconds.
+
+Knows how ranks are set up and what is reported; leaves the methods to `ring` and
+`selected`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sparse_attn import cost
+from sparse_attn.checks import check_choice, check_count, check_counts
+from sparse_attn.device import pick_device, synchronize
+from sparse_attn.distributed.fetch import asked_of
+from sparse_attn.distributed.layout import (
+    LAYOUTS,
+    Spans,
+    block_layout,
+    count,
+    join,
+    layout,
+    take,
+)
+from sparse_attn.distributed.local import attend
+from sparse_attn.distributed.ring import gathered_attention, ring_attention
+from sparse_attn.distributed.selected import selected_attention
+from sparse_attn.distributed.wire import counted, exchange, place
+from sparse_attn.kernels.selection import select_blocks
+from sparse_attn.kernels.sparse import RESTS, block_attention
+from sparse_attn.timing import stopwatch
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is attended to and how; `keep` in tokens, `timeout` in seconds.
+
+    kill_rank: this rank kills itself halfway, to show what the others then do.
+    """
+
+    tokens: int = 4096
+    batch: int = 1
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 64
+    causal: bool = True
+    keep: int = 512
+    rest: str = "none"
+    block_q: int = 64
+    block_k: int = 64
+    dtype: str = "float32"
+    seed: int = 0
+    samples: int = 3
+    timeout: int = 20
+    kill_rank: int | None = None
+
+    def __post_init__(self):
+        counts = asdict(self)
+        for name in ("causal", "rest", "dtype", "seed", "kill_rank"):
+            del counts[name]
+        check_counts(**counts)
+        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("rest", self.rest, RESTS)
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}"
+            )
+        for name, of in (("keep", "block_k"), ("block_q", "block_k")):
+            if getattr(self, name) % getattr(self, of):
+                got, fits = getattr(self, name), getattr(self, of)
+                raise ValueError(f"{name}={got} is not a multiple of {of}={fits}")
+
+    def check(self, N: int):
+        """N ranks can share this; otherwise raises ValueError."""
+        check_counts(N=N)
+        block_layout(self.tokens, N, self.block_q)
+        if self.kill_rank is not None:
+            check_count("kill_rank", self.kill_rank, least=0, most=N - 1)
+
+
+class Method(NamedTuple):
+    """A method, the layout it wants, its formula of bytes, and its one-process twin."""
+
+    run: Callable[[Tensor, Tensor, Tensor], Tensor]
+    spans: list[Spans]
+    sends: list[dict[str, int]]
+    twin: str
+
+
+def set_up(timeout: int) -> torch.device:
+    """Joins the group of ranks that torchrun started: NCCL where each has a GPU of its
+    own, else gloo on CPUs."""
+    ranks, here = (int(os.environ[x]) for x in ("LOCAL_WORLD_SIZE", "LOCAL_RANK"))
+    own_gpu = pick_device().type == "cuda" and torch.cuda.device_count() >= ranks
+    device = torch.device("cuda", here) if own_gpu else torch.device("cpu")
+    given = dict(device_id=device) if own_gpu else {}
+    if own_gpu:
+        torch.cuda.set_device(device)
+    backend = "nccl" if own_gpu else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **given)
+    return device
+
+
+def trial(s: Settings, device: torch.device) -> dict:
+    """Runs and times all methods; what is compared with one process, on rank 0 alone.
+
+    Rank 0 draws q, k and v and sends the others their parts. Seconds are those until
+    the slowest rank is done, the median of `samples`; bytes are those of one call.
+    """
+    rank, N = place()
+    whole, ones = [None] * 3, {}
+    if rank == 0:
+        whole = draw(s, device)
+        ones = {
+            name: _timed(fn, 1, device) for name, fn in one_process(s, whole).items()
+        }
+    report = {"ranks": N, "backend": dist.get_backend(), "device": device.type}
+    report |= {"torch": torch.__version__, **asdict(s), "methods": {}}
+    report["one process"] = {name: seconds for name, (_, seconds) in ones.items()}
+    if rank == 0:
+        flops = (
+            4 * s.batch * s.heads * s.head_dim * cost.pairs(s.tokens, causal=s.causal)
+        )
+        report["rate"] = flops / ones["all keys"][1]
+    listed = ones["selected"][0][1] if rank == 0 else None
+    for i, (name, method) in enumerate(methods(s, N, listed).items()):
+        parts = _scatter(whole, method.spans, s, device)
+        if i == 1 and s.kill_rank == rank:
+            os.kill(os.getpid(), signal.SIGKILL)
+        with counted() as sent:
+            out = method.run(*parts)
+        run = partial(method.run, *parts)
+        _, seconds = _timed(run, s.samples, device, dist.barrier)
+        bills = [None] * N
+        dist.all_gather_object(bills, dict(sent))
+        result = _gather(out, method.spans)
+        if rank == 0:
+            error = (result.double() - ones[method.twin][0][0].double()).abs().max()
+            report["methods"][name] = {
+                "error": error.item(),
+                "sent": bills,
+                "formula": method.sends,
+                "seconds": seconds,
+            }
+    return report
+
+
+def methods(s: Settings, N: int, listed: Tensor | None) -> dict[str, Method]:
+    """The methods by name; listed: the blocks that one process selects, where known."""
+    shape = dict(D=s.head_dim, Hkv=s.kv_heads, B=s.batch)
+    shape["bytes_per_value"] = getattr(torch, s.dtype).itemsize
+    blocks, found = dict(block_q=s.block_q, block_k=s.block_k), {}
+    for kind in LAYOUTS:
+        spans = layout(s.tokens, N, kind)
+        run = partial(ring_attention, layout=kind, causal=s.causal)
+        sends = cost.ring_bytes(list(map(count, spans)), **shape)
+        found[f"ring, {kind}"] = Method(run, spans, sends, "all keys")
+
+    spans = layout(s.tokens, N)
+    run = partial(gathered_attention, causal=s.causal)
+    sends = cost.gathered_bytes(list(map(count, spans)), **shape)
+    found["all-gather"] = Method(run, spans, sends, "all keys")
+
+    spans = block_layout(s.tokens, N, s.block_q)
+    how = dict(keep=s.keep // s.block_k, rest=s.rest, causal=s.causal)
+    run, sends = partial(selected_attention, **how, **blocks), []
+    if listed is not None:
+        lengths = list(map(count, spans))
+        asked = asked_of(listed, lengths, Hkv=s.kv_heads, **blocks)
+        shape |= dict(block_k=s.block_k, pooled=s.rest == "pooled")
+        sends = cost.selected_bytes(lengths, asked, **shape)
+    found["selected"] = Method(run, spans, sends, "selected")
+    return found
+
+
+def one_process(s: Settings, whole: list[Tensor]) -> dict[str, Callable]:
+    """What the ranks together must equal, by name; calls give (out, lse or blocks)."""
+    how = dict(causal=s.causal, block_q=s.block_q, block_k=s.block_k)
+
+    def selected():
+        q, k, v = whole
+        listed = select_blocks(q, k, s.keep // s.block_k, **how)
+        return block_attention(q, k, v, listed, rest=s.rest, **how), listed
+
+    scale = s.head_dim**-0.5
+    return {"all keys": partial(attend, *whole, s.causal, scale), "selected": selected}
+
+
+def draw(s: Settings, device: torch.device) -> list[Tensor]:
+    """q (B, H, T, D), k and v (B, Hkv, T, D), normal, of the seed on any device."""
+    source = torch.Generator().manual_seed(s.seed)
+    found = (torch.randn(shape, generator=source) for shape in _shapes(s, s.tokens))
+    return [x.to(device, getattr(torch, s.dtype)) for x in found]
+
+
+def _shapes(s: Settings, tokens: int) -> list[tuple[int, ...]]:
+    heads = (s.heads, s.kv_heads, s.kv_heads)
+    return [(s.batch, h, tokens, s.head_dim) for h in heads]
+
+
+def _timed(
+    fn: Callable, samples: int, device, wait: Callable = int
+) -> tuple[object, float]:
+    """What `fn` gives, and the median of its seconds after one call to warm up.
+
+    wait: called before and after each, so that ranks start together and the last ends.
+    """
+    found, taken = fn(), []
+    for _ in range(samples):
+        wait()
+        with stopwatch() as seconds:
+            found = fn()
+            synchronize(device)
+            wait()
+        taken.append(seconds())
+    return found, statistics.median(taken)
+
+
+def _scatter(whole, spans: list[Spans], s: Settings, device) -> list[Tensor]:
+    """This rank's part of q, k and v, which rank 0 has whole."""
+    rank, found = place()[0], []
+    for x, shape in zip(whole, _shapes(s, count(spans[rank])), strict=True):
+        sends, receives = {}, {}
+        if rank == 0:
+            mine = take(x, spans[0])
+            sends = {r: take(x, held) for r, held in enumerate(spans) if r}
+        else:
+            mine = torch.empty(shape, dtype=getattr(torch, s.dtype), device=device)
+            receives = {0: mine}
+        exchange("parts", sends, receives)()
+        found.append(mine)
+    return found
+
+
+def _gather(out: Tensor, spans: list[Spans]) -> Tensor | None:
+    """The whole result on rank 0, None on the others."""
+    if place()[0]:
+        exchange("parts", {0: out}, {})()
+        return None
+    parts = [out.new_empty(*out.shape[:2], count(x), out.shape[3]) for x in spans]
+    exchange("parts", {}, {r: x for r, x in enumerate(parts) if r})()
+    return join([out, *parts[1:]], spans)
