@@ -79,7 +79,7 @@ def _ring(ring_bytes) -> str | None:
 EXERCISES = {
     "12.1": Number(
         _PROMISED / _LEFT,
-        "7,758 are promised and 3.87 are left. The promise grows with T, what is left "
+        f"{_PROMISED:,.0f} are promised and {_LEFT:.2f} are left. The promise grows with T, what is left "
         "does not: at twice the length the answer doubles.",
         {
             _PROMISED: "That is the promise, 2T/(K + 1). By how much is it too much?",
