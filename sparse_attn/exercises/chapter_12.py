@@ -79,8 +79,9 @@ def _ring(ring_bytes) -> str | None:
 EXERCISES = {
     "12.1": Number(
         _PROMISED / _LEFT,
-        f"{_PROMISED:,.0f} are promised and {_LEFT:.2f} are left. The promise grows with T, what is left "
-        "does not: at twice the length the answer doubles.",
+        f"{_PROMISED:,.0f} are promised and {_LEFT:.2f} are left. The promise grows "
+        "with T, what is left hardly does: at twice the length the answer almost "
+        "doubles.",
         {
             _PROMISED: "That is the promise, 2T/(K + 1). By how much is it too much?",
             _LEFT: "That is what is left. How many times more was promised?",
