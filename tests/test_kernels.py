@@ -20,8 +20,8 @@ needs_cuda = pytest.mark.skipif(
 )
 
 
-def run_cases(**environment):
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(CASES)]
+def run_cases(cases=CASES, **environment):
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(cases)]
     ran = subprocess.run(
         command, env=os.environ | environment, capture_output=True, text=True
     )
@@ -40,20 +40,23 @@ def test_compiled_kernels_are_attention():
     run_cases(TRITON_INTERPRET="0")
 
 
-def compiled(kernel, tensors, *, D, sizes, first):
+def compiled(kernel, tensors, *, D, sizes, first, flat=(), wide=(), **more):
     """`kernel` compiled for Hopper, which need not be there, for bf16 and causal.
 
-    first: its block sizes; sizes: H, groups, T and S, where a 1 is a constant to it.
+    first: its block sizes; sizes: H, groups, T, S and so on, where a 1 is a constant to
+    it. flat: names of tensors without strides and their types; wide: of others in fp32;
+    more: further constants.
     """
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    exact = ("lse", "row", "norm")  # in fp32, and without strides
-    kinds = {x: "*fp32" if x in exact else "*bf16" for x in tensors}
-    strided = [x for x in tensors if x not in exact]
+    flat = dict.fromkeys(("lse", "row", "norm"), "*fp32") | dict(flat)
+    kinds = {x: "*fp32" if x in wide else flat.get(x, "*bf16") for x in tensors}
+    strided = [x for x in tensors if x not in flat]
     n, block_q, block_k, warps, stages = len(tensors), *first
-    constants = dict(D=D, CAUSAL=True, BQ=block_q, BK=block_k)
+    constants = dict(D=D, CAUSAL=True, BQ=block_q, BK=block_k) | more
+    constants = {x: y for x, y in constants.items() if x in kernel.fn.arg_names}
     source = ASTSource(
         kernel.fn,
         kinds
