@@ -20,7 +20,7 @@ from sparse_attn.distributed.layout import (
 from sparse_attn.distributed.ring import gathered_attention, ring_attention
 from sparse_attn.distributed.scaling import METHODS, Layer, Machine, Shape, scaling
 from sparse_attn.distributed.selected import selected_attention
-from sparse_attn.distributed.trial import Settings
+from sparse_attn.distributed.settings import Settings
 from sparse_attn.distributed.wire import counted, exchange
 
 __all__ = [

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from sparse_attn.distributed.trial import Settings, set_up, trial
+from sparse_attn.distributed.settings import Settings
+from sparse_attn.distributed.trial import set_up, trial
 
 
 def lines(report: dict) -> list[str]:

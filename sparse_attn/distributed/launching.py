@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from sparse_attn.checks import check_counts
-from sparse_attn.distributed.trial import Settings
+from sparse_attn.distributed.settings import Settings
 
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # enough for ranks on one machine
 TAIL = 12  # lines that are shown of ranks that said nothing of their own
@@ -29,8 +29,9 @@ def launch(N: int, *, within: int = 300, threads: int = 1, **settings) -> dict:
 
     settings: the fields of `Settings`, as tokens=4096. within, threads: see `torchrun`.
     The report has "ranks", "backend", "device", the settings, "one process" (name ->
-    seconds), "rate" (FLOP/s there, over all keys) and "methods": name -> "error" (the largest, against one process), "sent"
-    and "formula" (bytes by kind, a dict for each rank) and "seconds".
+    seconds), "rate" (FLOP/s there, over all keys) and "methods": name -> "error" (the
+    largest, against one process), "sent" and "formula" (bytes by kind, a dict for each
+    rank) and "seconds".
     Raises ValueError for settings that do not fit, RuntimeError as `torchrun`.
     """
     known = {field.name for field in fields(Settings)}

@@ -23,8 +23,10 @@ class Partial:
     """
 
     def __init__(self, q: Tensor, spans: Spans, *, causal: bool, scale: float | None):
-        self.q, self.spans, self.causal = q, spans, causal
-        self.scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+        scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+        if scale <= 0:  # kernels mask before they scale: put the sign in q
+            q, scale = -q if scale else 0 * q, -scale or 1.0
+        self.q, self.spans, self.causal, self.scale = q, spans, causal, scale
         wide = torch.promote_types(q.dtype, torch.float32)
         self.out = torch.zeros_like(q, dtype=wide)
         self.lse = q.new_full(q.shape[:-1], -torch.inf, dtype=wide)

@@ -6,7 +6,6 @@ to `kernels.block_attention`; `fetch` brings the blocks.
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise
 
 import torch
@@ -64,8 +63,7 @@ def selected_attention(
     check_qkv(q, k, v)
     check_choice("rest", rest, RESTS)
     check_blocks(q, k, True, block_q, block_k)
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    check_finite("scale", scale)
+    check_finite("scale", scale if scale is not None else 1.0)
     rank, N = place(group)
     lengths = all_lengths(q.shape[2], q.device, group)
     starts = block_starts(lengths, block_q, block_k)
@@ -90,7 +88,7 @@ def selected_attention(
     )
     here = (blocks >= first) & (blocks < end)
     mine = Partial(q, spans_of(lengths)[rank], causal=causal, scale=scale)
-    how |= dict(scale=scale, return_lse=True)
+    q, how = mine.q, how | dict(scale=mine.scale, return_lse=True)
     own = relabel(blocks - first, here)
     mine.join(slice(None), *block_attention(q, k, v, own, causal=causal, **how))
     if N > 1:
@@ -98,7 +96,9 @@ def selected_attention(
         mine.join(slice(None), *block_attention(q, *store, listed, **how))
     if rest == "pooled":
         bias = _bias(blocks, lengths, first, causal, block_q, block_k)
-        mine.join(slice(None), *_pooled(q, k, v, bias, means, scale, block_q, block_k))
+        mine.join(
+            slice(None), *_pooled(q, k, v, bias, means, mine.scale, block_q, block_k)
+        )
     return mine.result
 
 
