@@ -43,15 +43,15 @@ def parser() -> argparse.ArgumentParser:
     """One option for each field of `Settings`, and --out."""
     made = argparse.ArgumentParser(
         prog="torchrun --nproc-per-node=N -m sparse_attn.distributed",
-        description="Attention across ranks: every method, against one process.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        description="Attention across ranks: every method, against one process. Beside "
+        "each option stands its default; `Settings` explains them.",
     )
     kinds = {"int": int, "int | None": int, "str": str}
     for field in fields(Settings):
         kind = kinds.get(field.type)
         how = dict(type=kind) if kind else dict(action=argparse.BooleanOptionalAction)
         name = "--" + field.name.replace("_", "-")
-        made.add_argument(name, default=field.default, help=" ", **how)
+        made.add_argument(name, default=field.default, help=f"{field.default}", **how)
     made.add_argument("--out", help="file that gets the report as JSON")
     return made
 

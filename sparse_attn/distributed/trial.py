@@ -98,7 +98,7 @@ def trial(s: Settings, device: torch.device) -> dict:
         dist.all_gather_object(bills, dict(sent))
         result = _gather(out, method.spans)
         if rank == 0:
-            error = (result.double() - ones[method.twin][0][0].double()).abs().max()
+            error = (result - ones[method.twin][0][0]).abs().max()
             report["methods"][name] = {
                 "error": error.item(),
                 "sent": bills,
