@@ -90,7 +90,8 @@ def rest_of(blocks, S, block_q, block_k, causal):
 
 
 def lists(B, H, T, S, keep, block_q, block_k, causal, *, seed=0):
-    """Ascending ids, those of the query block itself among them if causal, then -1."""
+    """Ascending ids, those of the query block itself among them if causal, then -1:
+    every second query block lists as few as it may, so that much is left to pool."""
     torch.manual_seed(seed)
     n_q, n_k = -(-T // block_q), -(-S // block_k)
     blocks = torch.full((B, H, n_q, keep), -1, dtype=torch.int32)
@@ -98,7 +99,8 @@ def lists(B, H, T, S, keep, block_q, block_k, causal, *, seed=0):
         end = min(n_k, (i + 1) * block_q // block_k) if causal else n_k
         own = range(i * block_q // block_k, end)[-keep:] if causal else range(0)
         others = [j for j in torch.randperm(end).tolist() if j not in own]
-        ids = sorted([*own, *others[: keep - len(own)]])
+        more = 0 if i % 2 else keep - len(own)
+        ids = sorted([*own, *others[:more]])
         blocks[b, h, i, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
     return blocks
 
@@ -234,14 +236,17 @@ def test_empty_lists_give_zeros_and_send_back_zeros(causal, rest):
     check(96, 96, causal, rest=rest, blocks=blocks, H=2)
 
 
-def test_rows_that_see_nothing_are_zeros_and_minus_infinity():
+@each_rest
+def test_rows_that_see_nothing_are_zeros_and_minus_infinity(rest):
+    """Neither blocks nor, if there are pooled entries, one that is not left out."""
     blocks = torch.full((1, 1, 2, 2), -1, dtype=torch.int32, device=WHERE)
-    q = torch.randn(1, 1, 40, 16, device=WHERE)
-    how = False, 0.25, 32, 16
-    out, lse = block_forward.launch(q, q, q, blocks, None, None, None, *how)
+    q, how = torch.randn(1, 1, 40, 16, device=WHERE), (False, 0.25, 32, 16)
+    bias = torch.full((1, 1, 2, 3), -torch.inf, device=WHERE)
+    pool = (bias, q[:, :, :3], q[:, :, 3:6]) if rest else (None,) * 3
+    out, lse = block_forward.launch(q, q, q, blocks, *pool, *how)
     assert (out == 0).all() and lse.isneginf().all()
-    at = q, q, q, blocks, None, None, None, out, lse, q, torch.zeros_like(lse)
-    for x in block_backward.launch(*at, *how)[:3]:
+    at = q, q, q, blocks, *pool, out, lse, q, torch.zeros_like(lse)
+    for x in block_backward.launch(*at, *how)[: 5 if rest else 3]:
         assert (x == 0).all()
 
 
@@ -292,13 +297,12 @@ def test_visitors_are_the_query_blocks_that_list_a_block():
         assert visits[offsets[place] : offsets[place + 1]].tolist() == expected.tolist()
 
 
-def check_decode(length, pages, *, H, D=32, page=16, rest=False, dtype=torch.float32):
+def check_decode(length, pages, *, H, D=32, rest=False, dtype=torch.float32, room=256):
     """One query against listed pages of a cache with more room than tokens."""
-    heads = pages.shape[1]
-    capacity = 16 * 16
+    heads, page = pages.shape[1], 16
     one = pages[:, :, None].repeat_interleave(H // heads, dim=1)  # (B, H, 1, n)
-    given, _ = draw(1, capacity, one, Hkv=heads, D=D, block_k=page, dtype=dtype)
-    seen = listed_keys(one, 1, capacity, 1, page, False)
+    given, _ = draw(1, room, one, Hkv=heads, D=D, block_k=page, dtype=dtype)
+    seen = listed_keys(one, 1, room, 1, page, False)
     seen[..., length:] = False
     bias = rest_of(one, length, 1, page, False) if rest else None
     for x in ("k", "v"):  # what lies past the length must not matter
@@ -341,13 +345,13 @@ def test_a_split_over_programs_and_a_page_begun_change_nothing(
     check_decode(length, PAGES, H=2, rest=rest)
 
 
-@pytest.mark.parametrize("programs", [1, 512])
+@pytest.mark.parametrize("programs", [1, 2, 512])
 def test_more_pooled_entries_than_a_tile_are_split_too(programs, monkeypatch):
     monkeypatch.setattr(decode, "POOL", 16)
     monkeypatch.setattr(decode, "PROGRAMS", programs)
-    pages = torch.tensor([[[0, 14]]], dtype=torch.int32)
-    check_decode(250, pages, H=1, rest=True, page=16)
-    check_decode(256, pages, H=20, D=16, rest=True)
+    pages = torch.tensor([[[0, 14, 50]]], dtype=torch.int32)
+    check_decode(900, pages, H=1, rest=True, room=1024)
+    check_decode(1024, pages, H=20, D=16, rest=True, room=1024)
 
 
 def test_decoding_with_no_page_gives_zeros():

@@ -12,6 +12,7 @@ import triton.language as tl
 from sparse_attn.kernels.common import (
     INTERPRETED,
     LOG2E,
+    _fitting,
     head_of,
     horizon,
     length_class,
@@ -23,7 +24,9 @@ from sparse_attn.kernels.common import (
 )
 
 POOL = 16 if INTERPRETED else 64  # pooled entries in a tile
-PACES = ((4, 2), (4, 3), (8, 2), (8, 3), (4, 1))  # (warps, stages)
+# (warps, stages). The last is for fp32, which goes by plain arithmetic, and for what
+# leaves no room for a second stage.
+PACES = ((4, 2), (4, 3), (8, 2), (8, 3), (8, 1))
 
 
 def paced(*key: str):
@@ -35,6 +38,7 @@ def paced(*key: str):
             for warps, stages in (PACES[-1:] if INTERPRETED else PACES)
         ],
         key=list(key),  # and the dtypes
+        prune_configs_by=dict(early_config_prune=_fitting),
     )
 
 
