@@ -15,7 +15,7 @@ from sparse_attn.indexer.baselines import (
 )
 from sparse_attn.indexer.distill import distill, fit_corrections
 from sparse_attn.indexer.learned import LowRank, Positions, SharedIndexer
-from sparse_attn.indexer.model import Signals, keys_kept, selecting, signals
+from sparse_attn.indexer.model import Signals, attending, keys_kept, selecting, signals
 from sparse_attn.indexer.rest import (
     BLOCK,
     RESTS,
@@ -46,6 +46,7 @@ __all__ = [
     "Selector",
     "SharedIndexer",
     "Signals",
+    "attending",
     "distill",
     "fit_corrections",
     "halves",

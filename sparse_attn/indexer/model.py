@@ -6,7 +6,7 @@ the selectors, and what stands for the others to `rest`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ from sparse_attn.checks import check_choice, check_count
 from sparse_attn.gpt import GPT
 from sparse_attn.indexer.rest import BLOCK, RESTS, Correction, selected_attention
 from sparse_attn.indexer.selector import Mass, Selector
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 class Signals(NamedTuple):
@@ -117,6 +119,40 @@ def keys_kept(model: GPT) -> float:
     if not kept:
         raise ValueError("model selects nothing: ask inside `with selecting(...)`")
     return sum(kept) / len(kept)
+
+
+class AttendingScores(nn.Module):
+    """attend(layer, q, k, v) in place of `layers.Scores`."""
+
+    def __init__(self, layer: int, attend: Attend):
+        super().__init__()
+        self.layer, self.attend = layer, attend
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None):
+        if mask is not None or q.shape[2] != k.shape[2]:
+            raise ValueError(
+                f"cache holds {k.shape[2] - q.shape[2]} of {k.shape[2]} keys: `attend` "
+                "reads the whole text at once, and no cache"
+            )
+        return self.attend(self.layer, q, k, v)
+
+
+@contextmanager
+def attending(model: GPT, attend: Attend):
+    """`with attending(model, lambda layer, q, k, v: ...):` and no longer.
+
+    attend: causal attention of one layer, q (B, H, T, D) and k, v (B, Hkv, T, D), such
+    as `kernels.sparse_attention`. Works for evaluation and for training, not with a
+    cache.
+    """
+    before = [block.attention.scores for block in model.blocks]
+    for i, block in enumerate(model.blocks):
+        block.attention.scores = AttendingScores(i, attend)
+    try:
+        yield model
+    finally:
+        for block, scores in zip(model.blocks, before, strict=True):
+            block.attention.scores = scores
 
 
 @torch.no_grad()

@@ -1,8 +1,10 @@
-"""FlashAttention as Triton kernels, behind the functions of `flash` and `attention`.
+"""Fast paths behind one function each: whole attention, selected blocks, decoding.
 
-Triton is imported by the first call, so that machines without it lose these functions
-and nothing else. They run on CUDA; on a CPU only under Triton's interpreter, which is
-slow and exact, if TRITON_INTERPRET=1 was set before Python started.
+`flash_attention` is Triton's alone; `sparse_attention` and `sparse_decode` have a path
+for every device, and choose. Triton is imported by the first call that needs it, so
+that machines without it lose its kernels and nothing else. They run on CUDA; on a CPU
+only under Triton's interpreter, which is slow and exact, if TRITON_INTERPRET=1 was set
+before Python started.
 """
 
 import math
@@ -16,11 +18,28 @@ from torch import Tensor
 
 from sparse_attn.checks import check_finite, check_qkv
 from sparse_attn.flash.tiled import Recomputed
+from sparse_attn.kernels.paged import PagedCache, compiled_decode, sparse_decode
+from sparse_attn.kernels.selection import block_means, blocks_from_means, select_blocks
+from sparse_attn.kernels.sparse import block_attention, crossover, sparse_attention
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 WIDEST = 256
 
-__all__ = ["flash_attention", "flash_backward", "flash_forward", "obstacle"]
+__all__ = [
+    "PagedCache",
+    "block_attention",
+    "block_means",
+    "blocks_from_means",
+    "compiled_decode",
+    "crossover",
+    "flash_attention",
+    "flash_backward",
+    "flash_forward",
+    "obstacle",
+    "select_blocks",
+    "sparse_attention",
+    "sparse_decode",
+]
 
 
 def obstacle(device: torch.device | str) -> str | None:

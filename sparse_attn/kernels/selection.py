@@ -14,10 +14,11 @@ from torch import Tensor
 
 from sparse_attn.checks import check_count, check_counts, check_qkv
 
-BLOCK_Q = BLOCK_K = 64  # queries that share a selection; keys that come together
+BLOCK_Q, BLOCK_K = 64, 16  # queries that share a selection; keys that come together
+POOL = 64  # keys for which one mean stands where they are not selected
 GROUP = 16  # queries whose mean asks as one
 EMPTY = -1  # in place of a block where a query block has fewer than `keep`
-HELD = 2**22  # scores that are held at a time
+HELD = 2**20  # scores that are held at a time
 
 
 def select_blocks(
@@ -29,8 +30,7 @@ def select_blocks(
     block_q: int = BLOCK_Q,
     block_k: int = BLOCK_K,
     sinks: int = 1,
-    local: int = 1,
-    maps: tuple[Tensor, Tensor] | None = None,
+    local: int = 4,
 ) -> Tensor:
     """The `keep` blocks of keys that promise each block of queries most weight.
 
@@ -38,8 +38,7 @@ def select_blocks(
     mean, every block of `block_k` keys answers by its own; a softmax over the blocks
     makes weights of the scores, which are added up over the queries' block. Always in:
     the blocks that the queries themselves are in, `local` before them and the first
-    `sinks`. maps: (H, D, r) for queries and for keys, as `indexer.BlockIndexer` learns
-    them; scores are then of r numbers instead of D.
+    `sinks`.
     Returns (B, H, ⌈T/block_q⌉, n) int64, n at most `keep`: ids in ascending order,
     then -1 where there are fewer. Memory: B·H·T/block_q·S/block_k scores, in parts.
     Raises ValueError for arguments that do not fit.
@@ -56,7 +55,6 @@ def select_blocks(
         block_k=block_k,
         sinks=sinks,
         local=local,
-        maps=maps,
     )
 
 
@@ -69,8 +67,7 @@ def blocks_from_means(
     block_q: int = BLOCK_Q,
     block_k: int = BLOCK_K,
     sinks: int = 1,
-    local: int = 1,
-    maps: tuple[Tensor, Tensor] | None = None,
+    local: int = 4,
     first: int = 0,
 ) -> Tensor:
     """`select_blocks` from the means alone, as a device has them that lacks the keys.
@@ -89,47 +86,52 @@ def blocks_from_means(
         )
     if first % block_q:
         raise ValueError(f"first={first} is not a multiple of block_q={block_q}")
-    if maps is not None:
-        asks, answers = asks @ maps[0], _shared(answers, asks.shape[1]) @ maps[1]
-    asks = asks / math.sqrt(asks.shape[-1])
-    answers = _shared(answers, asks.shape[1])  # (B, H, n_k, D)
+    answers = _shared(answers.float(), asks.shape[1])  # (B, H, n_k, D)
+    asks = asks.float() / math.sqrt(asks.shape[-1])
     groups, columns = block_q // min(GROUP, block_q), answers.shape[2]
     rows = -(-asks.shape[2] // groups)
     asks = F.pad(asks, (0, 0, 0, rows * groups - asks.shape[2]))
-    own = torch.arange(rows, device=asks.device) * per + first // block_k  # first of
+    own = torch.arange(rows, device=asks.device) * per + first // block_k
     most = max(1, HELD // (asks.shape[:2].numel() * groups * columns))
-    found = [
-        _best(
-            asks[:, :, i * groups : (i + most) * groups].unflatten(2, (-1, groups)),
-            answers,
-            own[i : i + most, None],
-            min(keep, columns),
-            causal,
-            per,
-            sinks,
-            local,
-        )
-        for i in range(0, rows, most)
-    ]
+    n, found = min(keep, columns), []
+    for i in range(0, rows, most):
+        mine = asks[:, :, i * groups : (i + most) * groups].unflatten(2, (-1, groups))
+        begin = first // block_k + i * per  # of the first row's own blocks
+        end = min(columns, begin + most * per) if causal else columns
+        worth = _worth(mine, answers[:, :, :end], own[i : i + most], begin, causal)
+        forced = sinks, local, per
+        ids = _best(worth, n, own[i : i + most, None], causal, *forced)
+        found.append(F.pad(ids, (0, n - ids.shape[-1]), value=EMPTY))
     return torch.cat(found, dim=2)
 
 
-def _best(asks, answers, own, n, causal, per, sinks, local) -> Tensor:
-    """asks (B, H, R, groups, D) and the first own block of each row, (R, 1)."""
-    column = torch.arange(answers.shape[2], device=answers.device)
+def _worth(asks, answers, own, begin: int, causal: bool) -> Tensor:
+    """(B, H, R, n_k): weights added up over the groups of each row of queries.
+
+    asks (B, H, R, groups, D). own (R,): the first of each row's own blocks; what is
+    not before it is in anyway or hidden, and does not compete.
+    """
+    scores = (asks.flatten(2, 3) @ answers.mT).unflatten(2, asks.shape[2:4])
+    if causal:
+        column = torch.arange(begin, answers.shape[2], device=answers.device)
+        scores[..., begin:].masked_fill_(column >= own[:, None, None], HIDDEN)
+    return scores.softmax(dim=-1).sum(dim=3)
+
+
+HIDDEN = -1e30  # not -inf: where all is hidden, the weights must still be numbers
+
+
+def _best(worth, n: int, own, causal: bool, sinks: int, local: int, per: int) -> Tensor:
+    """(B, H, R, n) ids in ascending order, -1 at the end. own: (R, 1)."""
+    last = worth.shape[-1]
+    column = torch.arange(last, device=worth.device)
     later, past = column >= own + per, column < own
-    scores = asks.flatten(2, 3) @ answers.mT
-    scores = scores.unflatten(2, asks.shape[2:4])  # (B, H, R, groups, n_k)
-    if causal:  # what is in does not compete
-        scores = scores.masked_fill(~past[:, None], -torch.inf)
-    worth = scores.softmax(dim=-1).nan_to_num(0.0).sum(dim=3)  # (B, H, R, n_k)
-    near = ~later & (column >= own - local)
+    near = past & (column >= own - local)
     worth = worth.masked_fill(column < sinks, SURE).masked_fill(near, 2 * SURE)
     worth = worth.masked_fill(~later & ~past, 3 * SURE)
     if causal:
         worth = worth.masked_fill(later, -1.0)
-    best = worth.topk(n, dim=-1)
-    last = len(column)
+    best = worth.topk(min(n, last), dim=-1)
     ids = best.indices.masked_fill(best.values < 0, last).sort(dim=-1).values
     return ids.masked_fill(ids == last, EMPTY)
 

@@ -19,6 +19,7 @@ from sparse_attn.kernels.selection import (
     BLOCK_K,
     BLOCK_Q,
     EMPTY,
+    POOL,
     block_means,
     check_blocks,
     select_blocks,
@@ -38,17 +39,17 @@ def sparse_attention(
     rest: str = "none",
     block_q: int = BLOCK_Q,
     block_k: int = BLOCK_K,
+    pool: int = POOL,
     sinks: int = 1,
-    local: int = 1,
-    maps: tuple[Tensor, Tensor] | None = None,
+    local: int = 4,
     dense_below: int | None = None,
 ) -> Tensor:
     """Attention over the `keep` keys per query that block means promise, in blocks.
 
     q (B, H, T, D); k, v (B, Hkv, T, D) with H a multiple of Hkv. keep: tokens, a
     multiple of block_k; the queries' own blocks, `local` blocks before them and the
-    first `sinks` are among them. rest: "pooled" lets every block that is not kept
-    stand as one mean key and value of its size; "none" drops it.
+    first `sinks` are among them. rest: "pooled" lets one mean key and value stand for
+    what is not kept of every `pool` keys; "none" drops it.
     dense_below: lengths up to which exact attention over all keys is computed instead,
     since it is no slower there: None for `crossover(keep)`, which was measured.
     Returns (B, H, T, D), differentiable. O(T·keep) and one score for each pair of
@@ -68,10 +69,8 @@ def sparse_attention(
     if max(limit, keep) >= T:
         return fused_attention(q, k, v, causal=causal)
     how = dict(causal=causal, block_q=block_q, block_k=block_k)
-    blocks = select_blocks(
-        q, k, keep // block_k, sinks=sinks, local=local, maps=maps, **how
-    )
-    return block_attention(q, k, v, blocks, rest=rest, **how)
+    blocks = select_blocks(q, k, keep // block_k, sinks=sinks, local=local, **how)
+    return block_attention(q, k, v, blocks, rest=rest, pool=pool, **how)
 
 
 def crossover(keep: int) -> int:
@@ -96,6 +95,7 @@ def block_attention(
     rest: str = "none",
     block_q: int = BLOCK_Q,
     block_k: int = BLOCK_K,
+    pool: int = POOL,
     scale: float | None = None,
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -103,9 +103,9 @@ def block_attention(
 
     q (B, H, T, D); k, v (B, Hkv, S, D); blocks (B, H, ⌈T/block_q⌉, n): ids, each once,
     -1 for none. causal: keys after the query are hidden, and S = T; else any store of
-    keys will do. rest: "pooled" adds, to the same softmax, one entry for each block
-    that is not listed and, if causal, lies wholly before the queries' block: its mean
-    key and value, with the log of its size on the score.
+    keys will do. rest: "pooled" adds, to the same softmax, one entry for every `pool`
+    keys that, if causal, lie before the queries' block: their mean key and value, with
+    the log of how many of them are not listed on the score.
     Returns (B, H, T, D), and with return_lse the log-sum-exp (B, H, T) in fp32 or
     wider; 0 and -inf for a query that sees nothing. Differentiable in q, k and v.
     Raises ValueError for arguments that do not fit.
@@ -116,14 +116,22 @@ def block_attention(
     _check_ids(blocks, q, k, block_q, block_k)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     check_finite("scale", scale)
+    if scale <= 0:  # kernels find a maximum before they scale: put the sign in q
+        q, scale = -q if scale else 0 * q, -scale or 1.0
     last = -(-k.shape[2] // block_k)
     spare = blocks == EMPTY
     blocks = blocks.masked_fill(spare, last).sort(dim=-1).values
     blocks = blocks.masked_fill(blocks == last, EMPTY)  # none at the end
     bias, means = None, (None, None)
     if rest == "pooled":
-        bias = pooled_bias(blocks, k.shape[2], causal, block_q, block_k)
-        means = tuple(block_means(x, block_k) for x in (k, v))
+        if pool % block_k or block_q % pool:
+            raise ValueError(
+                f"pool={pool}: a multiple of block_k={block_k} that divides "
+                f"block_q={block_q} is needed"
+            )
+        sizes = dict(block_q=block_q, block_k=block_k, pool=pool)
+        bias = pooled_bias(blocks, k.shape[2], causal=causal, **sizes)
+        means = tuple(block_means(x, pool) for x in (k, v))
     path = _path(q, k)
     how = dict(causal=causal, scale=scale, block_q=block_q, block_k=block_k)
     out, lse = _Blocks.apply(q, k, v, blocks, bias, *means, path, how)
@@ -159,17 +167,34 @@ def _path(q: Tensor, k: Tensor):
     raise NotImplementedError
 
 
-def pooled_bias(blocks, S: int, causal: bool, block_q: int, block_k: int) -> Tensor:
-    """(B, H, n_q, n_k): log of a block's size where it stands pooled, else -inf."""
-    n = -(-S // block_k)
-    column = torch.arange(n, device=blocks.device)
-    sizes = (S - column * block_k).clamp(max=block_k).float().log()
-    bias = sizes.expand(*blocks.shape[:3], n)
+def pooled_bias(
+    blocks: Tensor,
+    S: int,
+    *,
+    causal: bool,
+    block_q: int,
+    block_k: int,
+    pool: int,
+    first: int = 0,
+) -> Tensor:
+    """(B, H, n_q, ⌈S/pool⌉): log of how many keys an entry stands for, -inf for none.
+
+    Those of its `pool` keys that the row's blocks do not list; if causal, only where
+    all of them lie before the row, the first of which is at position `first`.
+    """
+    blocks_of, last = pool // block_k, -(-S // block_k)
+    column = torch.arange(last, device=blocks.device)
+    sizes = (S - column * block_k).clamp(max=block_k)  # keys of each block
+    left = F.pad(sizes, (0, -last % blocks_of + 1))  # and of one that is never listed
+    left = left.expand(*blocks.shape[:3], -1)
+    left = left.scatter(-1, blocks.where(blocks >= 0, left.shape[-1] - 1), 0)[..., :-1]
+    bias = left.unflatten(-1, (-1, blocks_of)).sum(dim=-1).float().log()
     if causal:
         row = torch.arange(blocks.shape[2], device=blocks.device)[:, None]
-        bias = bias.masked_fill(column >= row * (block_q // block_k), -torch.inf)
-    spare = F.pad(bias, (0, 1))  # a column for those that are empty
-    return spare.scatter(-1, blocks.where(blocks >= 0, n), -torch.inf)[..., :n]
+        entry = torch.arange(1, bias.shape[-1] + 1, device=blocks.device)
+        late = entry * pool > first + row * block_q
+        bias = bias.masked_fill(late, -torch.inf)
+    return bias
 
 
 def _check_ids(blocks: Tensor, q: Tensor, k: Tensor, block_q: int, block_k: int):
