@@ -53,18 +53,18 @@ def sweep(
     ]
     for seed, name in runs[first - 1 :: parts]:
         key = f"{name} | seed {seed} | {asked.steps} steps"
-        with _results(path) as results:
+        with results_in(path) as results:
             if key in results["runs"]:
                 continue
         found = run(name, seed, asked.steps, device)
-        with _results(path) as results:
+        with results_in(path) as results:
             results["device"] = str(facts(device))
             results["runs"][key] = found
         print(f"{key}: {shown} {found[shown]:.4f}", flush=True)
 
 
 @contextmanager
-def _results(path: Path):
+def results_in(path: Path):
     """The results file, locked while it is read and written."""
     path.parent.mkdir(exist_ok=True)
     with open(path, "a+") as file:

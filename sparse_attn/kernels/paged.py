@@ -168,7 +168,7 @@ def attend_pages(
     at: the position of the last token, a tensor. Made to be compiled, for then no page
     is copied: without, `sparse_decode` is the faster one. Returns asks' shape.
     """
-    (B, heads, total, page, D), scale = k.shape, 1 / math.sqrt(asks.shape[-1])
+    (B, heads, total, page, _), scale = k.shape, 1 / math.sqrt(asks.shape[-1])
     column, last = torch.arange(total, device=k.device), at // page
     sums = (key_sums[:, :, None] * asks[:, :, :, None]).sum(dim=-1)  # (B, Hkv, g, P)
     forced = (column < sinks) | (column >= last - local)
