@@ -161,7 +161,8 @@ def attend(q, k, v, mask, scale, causal=False) -> tuple[Tensor, Tensor]:
 def complete_rows(blocks: Tensor, per: int) -> int:
     """How many of the first rows list all blocks up to their own, in every head."""
     own = torch.arange(1, blocks.shape[2] + 1, device=blocks.device) * per
-    whole = ((blocks >= 0).sum(dim=-1) == own).flatten(0, 1).all(dim=0)
+    all_of_them = ((blocks >= 0).sum(dim=-1) == own) & (blocks.amax(dim=-1) < own)
+    whole = all_of_them.flatten(0, 1).all(dim=0)
     return int(whole.long().cumprod(dim=0).sum())
 
 

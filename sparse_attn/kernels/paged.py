@@ -76,6 +76,7 @@ class PagedCache:
             self._room = self.k.new_empty(2, rows, self.page * D)
         return self._room.unbind()
 
+    @torch.no_grad()
     def append(self, k: Tensor, v: Tensor):
         """Add n tokens, (B, Hkv, n, D) each: 4·D numbers are written for each of them.
 
@@ -149,7 +150,7 @@ def sparse_decode(
         out = kernel(asks, k, v, *sums, at, n, sinks, local, rest == "pooled")
     else:
         out = _gathered(asks, cache, *_chosen(asks, cache, n, rest, sinks, local))
-    return out.flatten(1, 2)[:, :, None]
+    return out.flatten(1, 2)[:, :, None].to(q.dtype)
 
 
 def compiled_decode() -> Callable:
@@ -252,9 +253,9 @@ def _gathered(asks: Tensor, cache: PagedCache, pages: Tensor, bias: Tensor | Non
     out, lse = attend(asks, near, far, None, scale)
     if bias is None:
         return out
-    sums = (
-        x[:, :, : cache.pages].to(asks.dtype)
+    means = (
+        (x[:, :, : cache.pages] / cache.page).to(asks.dtype)  # sums overflow a half
         for x in (cache.key_sums, cache.value_sums)
     )
-    rest, other = attend(asks, *sums, bias[:, :, None], scale / cache.page)
-    return merge((out, rest / cache.page), (lse, other))[0]
+    rest, other = attend(asks, *means, bias[:, :, None], scale)
+    return merge((out, rest), (lse, other))[0]

@@ -76,10 +76,14 @@ def blocks_from_means(
     answers (B, Hkv, n_k, D): of every block of keys. first: the position of the first
     query among the keys, a multiple of block_q.
     """
-    per = block_q // block_k
+    check_sizes(block_q, block_k)
     check_counts(keep=keep)
     check_count("sinks", sinks, least=0)
     check_count("local", local, least=0)
+    check_count("first", first, least=0)
+    if block_q % min(GROUP, block_q):
+        raise ValueError(f"block_q={block_q} is not a multiple of {GROUP}, nor less")
+    per = block_q // block_k
     if causal and keep < per:
         raise ValueError(
             f"keep={keep}: at least the {per} blocks that queries are in are needed"
@@ -152,13 +156,18 @@ def block_means(x: Tensor, size: int) -> Tensor:
 
 def check_blocks(q: Tensor, k: Tensor, causal: bool, block_q: int, block_k: int):
     """Sizes of blocks that fit each other, and as many keys as queries if causal."""
-    check_counts(block_q=block_q, block_k=block_k)
-    if block_q % block_k:
-        raise ValueError(f"block_q={block_q} is not a multiple of block_k={block_k}")
+    check_sizes(block_q, block_k)
     if causal and q.shape[2] != k.shape[2]:
         raise ValueError(
             f"k has {k.shape[2]} keys: as many as the {q.shape[2]} queries are needed"
         )
+
+
+def check_sizes(block_q: int, block_k: int):
+    """Whole numbers, the first of them a multiple of the second."""
+    check_counts(block_q=block_q, block_k=block_k)
+    if block_q % block_k:
+        raise ValueError(f"block_q={block_q} is not a multiple of block_k={block_k}")
 
 
 def _shared(x: Tensor, heads: int) -> Tensor:

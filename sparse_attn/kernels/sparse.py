@@ -13,7 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from sparse_attn.checks import check_choice, check_count, check_finite, check_qkv
+from sparse_attn.checks import (
+    check_choice,
+    check_count,
+    check_counts,
+    check_finite,
+    check_qkv,
+)
 from sparse_attn.kernels import blocked
 from sparse_attn.kernels.selection import (
     BLOCK_K,
@@ -58,7 +64,8 @@ def sparse_attention(
     block of queries, and a second branch over compressed keys, Yuan et al. 2025 (NSA).
     """
     check_qkv(q, k, v)
-    check_count("keep", keep)
+    check_choice("rest", rest, RESTS)
+    check_counts(keep=keep, block_q=block_q, block_k=block_k)
     T = q.shape[2]
     if k.shape[2] != T:
         raise ValueError(f"k has {k.shape[2]} keys: as many as the {T} queries needed")
@@ -68,6 +75,8 @@ def sparse_attention(
     check_count("dense_below", limit, least=0)
     if max(limit, keep) >= T:
         return fused_attention(q, k, v, causal=causal)
+    if causal and keep < block_q:
+        raise ValueError(f"keep={keep}: at least block_q={block_q} is needed if causal")
     how = dict(causal=causal, block_q=block_q, block_k=block_k)
     blocks = select_blocks(q, k, keep // block_k, sinks=sinks, local=local, **how)
     return block_attention(q, k, v, blocks, rest=rest, pool=pool, **how)
@@ -121,9 +130,12 @@ def block_attention(
     last = -(-k.shape[2] // block_k)
     spare = blocks == EMPTY
     blocks = blocks.masked_fill(spare, last).sort(dim=-1).values
+    if ((blocks[..., 1:] == blocks[..., :-1]) & (blocks[..., 1:] < last)).any():
+        raise ValueError("blocks has an id twice in a row: each once is needed")
     blocks = blocks.masked_fill(blocks == last, EMPTY)  # none at the end
     bias, means = None, (None, None)
     if rest == "pooled":
+        check_counts(pool=pool)
         if pool % block_k or block_q % pool:
             raise ValueError(
                 f"pool={pool}: a multiple of block_k={block_k} that divides "
@@ -203,10 +215,10 @@ def _check_ids(blocks: Tensor, q: Tensor, k: Tensor, block_q: int, block_k: int)
     if not isinstance(blocks, Tensor) or blocks.dtype not in (torch.int32, torch.int64):
         got = blocks.dtype if isinstance(blocks, Tensor) else type(blocks)
         raise ValueError(f"blocks is {got}: int64 or int32 is needed")
-    if blocks.ndim != 4 or blocks.shape[:3] != fits:
+    if blocks.ndim != 4 or blocks.shape[:3] != fits or not blocks.shape[3]:
         raise ValueError(
-            f"blocks has shape {tuple(blocks.shape)}: {fits} and n are needed for "
-            f"{q.shape[2]} queries in blocks of {block_q}"
+            f"blocks has shape {tuple(blocks.shape)}: {fits} and n >= 1 are needed "
+            f"for {q.shape[2]} queries in blocks of {block_q}"
         )
     if blocks.device != q.device:
         raise ValueError(f"blocks is on {blocks.device} but q on {q.device}")
