@@ -154,6 +154,16 @@ def block_means(x: Tensor, size: int) -> Tensor:
     return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
 
 
+def listed_pairs(
+    blocks: Tensor, T: int, *, block_q: int = BLOCK_Q, block_k: int = BLOCK_K
+) -> int:
+    """Causal query-key pairs in the blocks (B, H, n_q, n) that T queries list."""
+    at = torch.arange(blocks.shape[2] * block_q, device=blocks.device)
+    at = at.where(at < T, -1).view(-1, 1, block_q)  # (n_q, 1, block_q), -1 sees nothing
+    seen = (at + 1 - blocks[..., None] * block_k).clamp(0, block_k)
+    return int((seen * (blocks >= 0)[..., None]).sum())
+
+
 def check_blocks(q: Tensor, k: Tensor, causal: bool, block_q: int, block_k: int):
     """Sizes of blocks that fit each other, and as many keys as queries if causal."""
     check_sizes(block_q, block_k)

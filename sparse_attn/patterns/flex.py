@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention import flex_attention as flex
 
@@ -57,6 +58,29 @@ def block_mask(pattern: Pattern, T: int, device) -> flex.BlockMask:
         *(x.to(device) for x in (*partial, *whole)),
         BLOCK_SIZE=BLOCK,
         mask_mod=allowed,
+        seq_lengths=(T, T),
+    )
+
+
+def listed_mask(blocks: Tensor, T: int) -> flex.BlockMask:
+    """Lists of `kernels.select_blocks`, causal, in squares of `BLOCK`, as a BlockMask.
+
+    blocks (B, H, ⌈T/BLOCK⌉, n), -1 for none. The square on the diagonal is masked key
+    by key; earlier ones are whole.
+    """
+    own = torch.arange(blocks.shape[2], device=blocks.device)[:, None]
+    columns = -(-T // BLOCK)
+
+    def table(which: Tensor) -> tuple[Tensor, Tensor]:
+        ids = torch.where(which, blocks, columns).sort(dim=-1).values
+        ids = F.pad(ids, (0, columns - ids.shape[-1])).clamp(max=columns - 1)
+        return which.sum(dim=-1, dtype=torch.int32), ids.to(torch.int32)
+
+    return flex.BlockMask.from_kv_blocks(
+        *table(blocks == own),
+        *table((blocks >= 0) & (blocks < own)),
+        BLOCK_SIZE=BLOCK,
+        mask_mod=lambda b, h, q, k: k <= q,
         seq_lengths=(T, T),
     )
 
