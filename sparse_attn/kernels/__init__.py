@@ -18,8 +18,15 @@ from torch import Tensor
 
 from sparse_attn.checks import check_finite, check_qkv
 from sparse_attn.flash.tiled import Recomputed
-from sparse_attn.kernels.paged import PagedCache, compiled_decode, sparse_decode
-from sparse_attn.kernels.selection import block_means, blocks_from_means, select_blocks
+from sparse_attn.kernels.compiled import compiled_decode
+from sparse_attn.kernels.fitting import width_of
+from sparse_attn.kernels.paged import PagedCache, sparse_decode
+from sparse_attn.kernels.selection import (
+    block_means,
+    blocks_from_means,
+    listed_pairs,
+    select_blocks,
+)
 from sparse_attn.kernels.sparse import block_attention, crossover, sparse_attention
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -35,6 +42,7 @@ __all__ = [
     "flash_attention",
     "flash_backward",
     "flash_forward",
+    "listed_pairs",
     "obstacle",
     "select_blocks",
     "sparse_attention",
@@ -158,7 +166,7 @@ def _fitted(x: Tensor) -> Tensor:
     Zeros change no score; their columns of the result are cut off again.
     """
     D = x.shape[-1]
-    x = F.pad(x, (0, max(16, 1 << (D - 1).bit_length()) - D))
+    x = F.pad(x, (0, width_of(D) - D))
     near = x.shape[2] * x.stride(2) < 2**31
     return x if x.stride(-1) == 1 and near else x.contiguous()
 

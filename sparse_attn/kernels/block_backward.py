@@ -11,7 +11,7 @@ import triton.language as tl
 
 from sparse_attn.kernels import block_rest
 from sparse_attn.kernels.backward import _prepare
-from sparse_attn.kernels.block_forward import POOL, listing, paced, pool_of, pooled
+from sparse_attn.kernels.block_forward import ENTRIES, listing, paced, pooled, rest_of
 from sparse_attn.kernels.block_rest import norms_of
 from sparse_attn.kernels.common import (
     LOG2E,
@@ -42,6 +42,7 @@ def launch(
     scale: float,
     block_q: int,
     block_k: int,
+    pool: int,
 ):
     """dq, dk, dv, dmean_k, dmean_v like q, k, v, mean_k, mean_v; without bias, None
     for the last two.
@@ -58,16 +59,17 @@ def launch(
     )
     sizes = H, H // heads, T, S, blocks.shape[-1]
     length = length_class(T, S)
-    pool, is_pooled = pool_of(k, v, lse, bias, mean_k, mean_v)
+    rest, is_pooled = rest_of(k, v, lse, bias, mean_k, mean_v)
     how = dict(D=D, CAUSAL=causal, BQ=block_q, BK=block_k)
 
     dq, dk, dv = (torch.empty_like(x) for x in (q, k, v))
     _dq[(triton.cdiv(T, block_q) * B * H,)](
-        *(q, k, v, blocks, *pool, dout, row, norm, dq),
-        *(strides_of(q, k, v, *pool[1:], dout, dq), sizes, scale, length),
+        *(q, k, v, blocks, *rest, dout, row, norm, dq),
+        *(strides_of(q, k, v, *rest[1:], dout, dq), sizes, scale, length),
         **how,
         N=triton.next_power_of_2(max(blocks.shape[-1], 1)),
-        BP=POOL,
+        POOL=pool,
+        BP=ENTRIES,
         POOLED=is_pooled,
     )
     offsets, visits = visitors(blocks, n_k)
@@ -81,7 +83,7 @@ def launch(
     if not is_pooled:
         return dq, dk, dv, None, None
 
-    at = (*pool, dout, row, norm, causal, scale, block_q, block_k)
+    at = (*rest, dout, row, norm, causal, scale, block_q, pool)
     return dq, dk, dv, *block_rest.launch(q, S, *at)
 
 
@@ -102,7 +104,7 @@ def visitors(blocks, n_k: int):
     return offsets, (order // max(n, 1) % n_q).to(torch.int32)
 
 
-@paced("D", "CAUSAL", "BQ", "BK", "POOLED", "length")
+@paced("D", "CAUSAL", "BQ", "BK", "POOL", "POOLED", "length")
 @triton.jit(do_not_specialize=["length"])
 def _dq(
     q,
@@ -125,6 +127,7 @@ def _dq(
     BQ: tl.constexpr,
     BK: tl.constexpr,
     N: tl.constexpr,
+    POOL: tl.constexpr,
     BP: tl.constexpr,
     POOLED: tl.constexpr,
 ):
@@ -162,17 +165,17 @@ def _dq(
         slope = weights * (product(theirs, tl.trans(far), None) - offset[:, None])
         total = product(slope.to(near.dtype), near, total)
     if POOLED:
-        n_k = tl.cdiv(S, BK)
-        bias += line * n_k
+        n_pools = tl.cdiv(S, POOL)
+        bias += line * n_pools
         mean_k = head_of(mean_k, mean_k_strides, b, h // groups)
         mean_v = head_of(mean_v, mean_v_strides, b, h // groups)
-        end = n_k
+        end = n_pools
         if CAUSAL:
-            end = tl.minimum(tile * BQ // BK, n_k)
+            end = tl.minimum(tile * BQ // POOL, n_pools)
         steps = mean_k_strides[2], mean_v_strides[2]
         for start in range(0, end, BP):
             near, far, extra = pooled(
-                *(bias, mean_k, mean_v, steps, start, n_k, mine), *(D, BP)
+                *(bias, mean_k, mean_v, steps, start, n_pools, mine), *(D, BP)
             )
             scores = product(mine, tl.trans(near), None) + (extra / scale)[None, :]
             weights = tl.exp2(scores * factor - shift[:, None])

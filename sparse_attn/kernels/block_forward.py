@@ -1,8 +1,8 @@
 """The forward kernel of block-sparse attention: a program per block of queries, which
 the key blocks on its list pass by, read where they lie.
 
-Pooled entries, one key and value for each block that is not listed, may follow them
-through the same online softmax.
+Pooled entries, one key and value in place of what is not listed of several blocks, may
+follow them through the same online softmax.
 """
 
 import torch
@@ -23,7 +23,7 @@ from sparse_attn.kernels.common import (
     strides_of,
 )
 
-POOL = 16 if INTERPRETED else 64  # pooled entries in a tile
+ENTRIES = 16 if INTERPRETED else 64  # pooled ones in a tile
 # (warps, stages). The last is for fp32, which goes by plain arithmetic, and for what
 # leaves no room for a second stage.
 PACES = ((4, 2), (4, 3), (8, 2), (8, 3), (8, 1))
@@ -54,24 +54,26 @@ def launch(
     scale: float,
     block_q: int,
     block_k: int,
+    pool: int,
 ):
     """out like q, and the log-sum-exp (B, H, T) in fp32; 0 and -inf for a query that
     sees nothing.
 
     blocks: (B, H, n_q, n) in int32, contiguous: the key blocks of each query block, -1
-    for none. bias: (B, H, n_q, n_k) in fp32, what is added to the score of the pooled
-    entry of each key block, -inf to leave it out; or None, without pooled entries.
-    mean_k, mean_v: (B, Hkv, n_k, D). Blocks and D are powers of 2 from 16 on, the last
-    axes dense, scale positive.
+    for none. bias: (B, H, n_q, n_pools) in fp32, what is added to the score of the
+    entry that stands for each `pool` keys, -inf to leave it out, as it must be, if
+    causal, where the entry does not lie before the query block; or None, without
+    pooled entries. mean_k, mean_v: (B, Hkv, n_pools, D). Blocks and D are powers of 2
+    from 16 on, block_q a multiple of pool, the last axes dense, scale positive.
     """
     (B, H, T, D), S = q.shape, k.shape[2]
     out = torch.empty_like(q)
     lse = torch.empty(B, H, T, dtype=torch.float32, device=q.device)
-    pool, is_pooled = pool_of(k, v, lse, bias, mean_k, mean_v)
-    tensors = *(q, k, v, blocks), *pool, out, lse
+    rest, is_pooled = rest_of(k, v, lse, bias, mean_k, mean_v)
+    tensors = *(q, k, v, blocks), *rest, out, lse
     _forward[(triton.cdiv(T, block_q) * B * H,)](
         *tensors,
-        strides_of(q, k, v, *pool[1:], out),
+        strides_of(q, k, v, *rest[1:], out),
         (H, H // k.shape[1], T, S, blocks.shape[-1]),
         scale,
         length_class(T, S),
@@ -80,13 +82,14 @@ def launch(
         BQ=block_q,
         BK=block_k,
         N=triton.next_power_of_2(max(blocks.shape[-1], 1)),
-        BP=POOL,
+        POOL=pool,
+        BP=ENTRIES,
         POOLED=is_pooled,
     )
     return out, lse
 
 
-def pool_of(k, v, lse, bias, mean_k, mean_v):
+def rest_of(k, v, lse, bias, mean_k, mean_v):
     """(bias, mean_k, mean_v), and whether they are there: if not, others of the same
     kind, never read, stand in their places."""
     if bias is None:
@@ -94,7 +97,7 @@ def pool_of(k, v, lse, bias, mean_k, mean_v):
     return (bias.contiguous(), mean_k, mean_v), True
 
 
-@paced("D", "CAUSAL", "BQ", "BK", "POOLED", "length")
+@paced("D", "CAUSAL", "BQ", "BK", "POOL", "POOLED", "length")
 @triton.jit(do_not_specialize=["length"])
 def _forward(
     q,
@@ -115,6 +118,7 @@ def _forward(
     BQ: tl.constexpr,
     BK: tl.constexpr,
     N: tl.constexpr,
+    POOL: tl.constexpr,
     BP: tl.constexpr,
     POOLED: tl.constexpr,
 ):
@@ -148,17 +152,17 @@ def _forward(
             scores = tl.where(seen, scores, float("-inf"))
         total, m, l = pass_by(total, m, l, scores, far, scale * LOG2E)
     if POOLED:
-        n_k = tl.cdiv(S, BK)
-        bias += line * n_k
+        n_pools = tl.cdiv(S, POOL)
+        bias += line * n_pools
         mean_k = head_of(mean_k, mean_k_strides, b, h // groups)
         mean_v = head_of(mean_v, mean_v_strides, b, h // groups)
-        end = n_k
-        if CAUSAL:  # later blocks are not past, and biased by -inf
-            end = tl.minimum(tile * BQ // BK, n_k)
+        end = n_pools
+        if CAUSAL:  # later entries are not past, and biased by -inf
+            end = tl.minimum(tile * BQ // POOL, n_pools)
         steps = mean_k_strides[2], mean_v_strides[2]
         for at in range(0, end, BP):
             near, far, extra = pooled(
-                *(bias, mean_k, mean_v, steps, at, n_k, mine), *(D, BP)
+                *(bias, mean_k, mean_v, steps, at, n_pools, mine), *(D, BP)
             )
             scores = product(mine, tl.trans(near), None)  # (BQ, BP)
             scores += (extra / scale)[None, :]

@@ -34,11 +34,14 @@ class Part:
     mask: Tensor | None
 
 
-def forward(q, k, v, blocks, bias, mean_k, mean_v, causal, scale, block_q, block_k):
+def forward(
+    q, k, v, blocks, bias, mean_k, mean_v, causal, scale, block_q, block_k, pool=None
+):
     """out (B, H, T, D) and lse (B, H, T), in fp32 or the dtype of q if wider.
 
-    bias (B, H, n_q, n_k): added to the scores of the pooled entries mean_k and mean_v,
-    (B, Hkv, n_k, D); None for no such entries.
+    bias (B, H, n_q, n_pools): added to the scores of the pooled entries mean_k and
+    mean_v, (B, Hkv, n_pools, D); None for no such entries. pool: for `fused`, which
+    must know the size of entries; here the bias says it all.
     """
     (T, S), groups = (q.shape[2], k.shape[2]), q.shape[1] // k.shape[1]
     q, k, v = (_blocks(x, n) for x, n in ((q, block_q), (k, block_k), (v, block_k)))
@@ -85,6 +88,7 @@ def backward(
     scale,
     block_q,
     block_k,
+    pool=None,
 ):
     """dq, dk, dv, and the gradients of mean_k and mean_v, None without bias.
 

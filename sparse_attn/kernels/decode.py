@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-from sparse_attn.kernels.block_forward import POOL, paced, pass_by, pool_of, pooled
+from sparse_attn.kernels.block_forward import ENTRIES, paced, pass_by, pooled, rest_of
 from sparse_attn.kernels.common import (
     LOG2E,
     head_of,
@@ -35,9 +35,9 @@ def launch(q, k, v, pages, length: int, page: int, scale: float, bias, mean_k, m
     (B, H, _, D), heads, n = q.shape, k.shape[1], pages.shape[2]
     lse = torch.empty(B, H, 1, dtype=torch.float32, device=q.device)
     out = torch.empty_like(q)
-    pool, is_pooled = pool_of(k, v, lse, bias, mean_k, mean_v)
-    rest = pool[0].shape[2] if is_pooled else 0
-    tiles = triton.cdiv(rest, POOL)
+    rest, is_pooled = rest_of(k, v, lse, bias, mean_k, mean_v)
+    entries = rest[0].shape[2] if is_pooled else 0
+    tiles = triton.cdiv(entries, ENTRIES)
     share = max(1, B * heads * n // PROGRAMS)  # pages to a program
     pool_share = max(1, B * heads * tiles // PROGRAMS)  # tiles of entries to another
     listed = triton.cdiv(n, share)
@@ -46,14 +46,14 @@ def launch(q, k, v, pages, length: int, page: int, scale: float, bias, mean_k, m
     partial = q.new_empty(B, H, parts, D, dtype=torch.float32)
     norms = q.new_empty(B, H, parts, dtype=torch.float32)
     _attend[(parts * B * heads,)](
-        *(q, k, v, pages, *pool, partial, norms),
-        strides_of(q, k, v, *pool[1:], partial),
-        (H, H // heads, parts, listed, n, share, rest, pool_share),
+        *(q, k, v, pages, *rest, partial, norms),
+        strides_of(q, k, v, *rest[1:], partial),
+        (H, H // heads, parts, listed, n, share, entries, pool_share),
         *(scale, length),
         D=D,
         PAGE=page,
         G=max(16, triton.next_power_of_2(H // heads)),  # rows that a product wants
-        BP=POOL,
+        BP=ENTRIES,
         POOLED=is_pooled,
     )
     _merge[(B * H,)](
@@ -89,7 +89,7 @@ def _attend(
     """Partial outputs, and log-sum-exps in units of log 2: first those of `listed`
     shares of the pages, then those of the pooled entries."""
     q_strides, k_strides, v_strides, mean_k_strides, mean_v_strides, to = strides
-    H, groups, parts, listed, n, share, rest, pool_share = sizes
+    H, groups, parts, listed, n, share, entries, pool_share = sizes
     part, b = tl.program_id(0) % parts, tl.program_id(0) // parts // (H // groups)
     shared = tl.program_id(0) // parts % (H // groups)
     rows = tl.arange(0, G)  # the query heads of the group
@@ -115,13 +115,13 @@ def _attend(
             total, m, l = pass_by(total, m, l, scores, far, factor)
     if POOLED:
         first = (part - listed) * pool_share * BP
-        last = tl.minimum(first + pool_share * BP, rest)
+        last = tl.minimum(first + pool_share * BP, entries)
         for at in range(tl.where(part < listed, last, first), last, BP):
             mean_k_ = head_of(mean_k, mean_k_strides, b, shared)
             mean_v_ = head_of(mean_v, mean_v_strides, b, shared)
             steps = mean_k_strides[2], mean_v_strides[2]
             near, far, extra = pooled(
-                *(bias + line * rest, mean_k_, mean_v_, steps, at, rest, mine),
+                *(bias + line * entries, mean_k_, mean_v_, steps, at, entries, mine),
                 *(D, BP),
             )
             scores = product(mine, tl.trans(near), None) + (extra / scale)[None, :]

@@ -1,7 +1,7 @@
 """Decoding from a long cache: one query, the pages that it wants, and no others.
 
 Knows the cache, the sums that make its pages comparable to a query, and the path for
-devices without Triton; leaves the kernel to `decode`.
+devices without Triton; leaves the kernel to `fused`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sparse_attn.checks import (
 )
 from sparse_attn.flash.online import merge
 from sparse_attn.kernels.blocked import attend
+from sparse_attn.kernels.fitting import has_kernels, width_of
 from sparse_attn.kernels.sparse import RESTS
 from sparse_attn.layers import fused_attention
 
@@ -124,8 +125,8 @@ def sparse_decode(
     `sinks` are always in. keep: tokens, a multiple of the page. rest: "pooled" lets a
     mean stand for every page that is not chosen, "none" drops them.
     dense_below: lengths up to which all tokens are read instead, as it is no slower:
-    4·keep unless given. kernel: `attend_pages`, compiled, as `compiled_decode` gives
-    it, for a device without Triton. Returns (B, H, 1, D). No gradient.
+    4·keep unless given. kernel: what `compiled_decode` gives, for a device without
+    Triton. Returns (B, H, 1, D). No gradient.
     Raises ValueError for arguments that do not fit.
     Source: pages chosen for each query, Tang et al. 2024 (Quest), by bounds there.
     """
@@ -135,14 +136,14 @@ def sparse_decode(
     if cache.length <= max(limit, keep):
         past = (x[:, :, : cache.length] for x in (cache.k, cache.v))
         return fused_attention(q, *past)
-    n, groups = keep // cache.page, q.shape[1] // cache.k.shape[1]
+    n, D = keep // cache.page, q.shape[-1]
+    groups = q.shape[1] // cache.k.shape[1]
     asks = q.unflatten(1, (-1, groups)).squeeze(3)  # (B, Hkv, groups, D)
-    from sparse_attn import kernels
+    if has_kernels(q, cache.page) and width_of(D) == D:  # else: a copy of the cache
+        from sparse_attn.kernels import fused
 
-    if q.device.type != "cpu" and kernels.obstacle(q.device) is None:
-        return kernels.decode_listed(
-            q, cache, *_chosen(asks, cache, n, rest, sinks, local)
-        )
+        chosen = _chosen(asks, cache, n, rest, sinks, local)
+        return fused.decode_listed(q, cache, *chosen)
     if kernel is not None:
         at = torch.tensor(cache.length - 1, device=q.device)
         k, v = (x.unflatten(2, (-1, cache.page)) for x in (cache.k, cache.v))
@@ -151,50 +152,6 @@ def sparse_decode(
     else:
         out = _gathered(asks, cache, *_chosen(asks, cache, n, rest, sinks, local))
     return out.flatten(1, 2)[:, :, None].to(q.dtype)
-
-
-def compiled_decode() -> Callable:
-    """`attend_pages` through torch.compile: about a third less time, for 5 to 30
-    seconds at the first call. `compiling.compiled` says whether it can be done here.
-    """
-    return torch.compile(attend_pages, dynamic=False)
-
-
-def attend_pages(
-    asks, k, v, key_sums, value_sums, at, n: int, sinks: int, local: int, pooled: bool
-) -> Tensor:
-    """What `sparse_decode` computes, in shapes that do not change from token to token.
-
-    asks (B, Hkv, groups, D); k, v (B, Hkv, pages, page, D); sums (B, Hkv, pages, D);
-    at: the position of the last token, a tensor. Made to be compiled, for then no page
-    is copied: without, `sparse_decode` is the faster one. Returns asks' shape.
-    """
-    (B, heads, total, page, _), scale = k.shape, 1 / math.sqrt(asks.shape[-1])
-    column, last = torch.arange(total, device=k.device), at // page
-    sums = (key_sums[:, :, None] * asks[:, :, :, None]).sum(dim=-1)  # (B, Hkv, g, P)
-    forced = (column < sinks) | (column >= last - local)
-    worth = sums.amax(dim=2).masked_fill(forced, torch.inf)
-    worth = worth.masked_fill(column >= last, -torch.inf)
-    ids = worth.topk(n - 1, dim=-1).indices
-    ids = torch.cat((ids, last.expand(B, heads, 1)), dim=-1)  # (B, Hkv, n)
-    b = torch.arange(B, device=k.device)[:, None, None]
-    h = torch.arange(heads, device=k.device)[:, None]
-    near, far = k[b, h, ids][:, :, None], v[b, h, ids][:, :, None]
-    scores = scale * (near * asks[:, :, :, None, None]).sum(dim=-1)  # (B, Hkv, g, n, p)
-    place = ids[..., None] * page + torch.arange(page, device=k.device)
-    scores = scores.masked_fill((place > at)[:, :, None], -torch.inf).flatten(3)
-    if pooled:
-        listed = torch.zeros(B, heads, total, dtype=torch.bool, device=k.device)
-        listed = listed.scatter(-1, ids, True) | (column >= last)
-        rest = scale / page * sums + math.log(page)
-        rest = rest.masked_fill(listed[:, :, None], -torch.inf)
-        weights = torch.cat((scores, rest), dim=-1).softmax(dim=-1)
-        weights, others = weights.split((n * page, total), dim=-1)
-        extra = (others[..., None] * value_sums[:, :, None]).sum(dim=3) / page
-    else:
-        weights, extra = scores.softmax(dim=-1), 0.0
-    weights = weights.unflatten(-1, (n, page))[..., None]
-    return (weights * far).sum(dim=(3, 4)) + extra
 
 
 def _check(q, cache, keep, rest, sinks, local):

@@ -1,7 +1,7 @@
 """Block-sparse attention end to end: choose blocks, attend to them, pool the rest.
 
 Knows when the dense way is the faster one, and which path a device takes; leaves the
-choice to `selection` and the work to `blocked` or to Triton kernels.
+choice to `selection` and the work to `blocked` or to `fused`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sparse_attn.checks import (
     check_qkv,
 )
 from sparse_attn.kernels import blocked
+from sparse_attn.kernels.fitting import has_kernels
 from sparse_attn.kernels.selection import (
     BLOCK_K,
     BLOCK_Q,
@@ -144,8 +145,8 @@ def block_attention(
         sizes = dict(block_q=block_q, block_k=block_k, pool=pool)
         bias = pooled_bias(blocks, k.shape[2], causal=causal, **sizes)
         means = tuple(block_means(x, pool) for x in (k, v))
-    path = _path(q, k)
-    how = dict(causal=causal, scale=scale, block_q=block_q, block_k=block_k)
+    path, sizes = _path(q, block_q, block_k), dict(block_q=block_q, block_k=block_k)
+    how = dict(causal=causal, scale=scale, pool=pool) | sizes
     out, lse = _Blocks.apply(q, k, v, blocks, bias, *means, path, how)
     return (out, lse) if return_lse else out
 
@@ -170,13 +171,13 @@ class _Blocks(torch.autograd.Function):
         return dq, dk, dv, None, None, dmean_k, dmean_v, None, None
 
 
-def _path(q: Tensor, k: Tensor):
+def _path(q: Tensor, block_q: int, block_k: int):
     """The module whose forward and backward this device takes."""
-    from sparse_attn import kernels
-
-    if q.device.type == "cpu" or kernels.obstacle(q.device):
+    if not has_kernels(q, block_q, block_k):
         return blocked
-    raise NotImplementedError
+    from sparse_attn.kernels import fused
+
+    return fused
 
 
 def pooled_bias(
