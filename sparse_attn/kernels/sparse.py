@@ -197,7 +197,7 @@ def pooled_bias(
     """
     blocks_of, last = pool // block_k, -(-S // block_k)
     column = torch.arange(last, device=blocks.device)
-    sizes = (S - column * block_k).clamp(max=block_k)  # keys of each block
+    sizes = (S - column * block_k).clamp(max=block_k).to(torch.int16)  # of each block
     left = F.pad(sizes, (0, -last % blocks_of + 1))  # and of one that is never listed
     left = left.expand(*blocks.shape[:3], -1)
     left = left.scatter(-1, blocks.where(blocks >= 0, left.shape[-1] - 1), 0)[..., :-1]
