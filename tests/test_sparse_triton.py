@@ -2,9 +2,14 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from test_kernels import compiled, needs_cuda, needs_triton, run_cases
+
+from sparse_attn import kernels
+from sparse_attn.kernels.fitting import has_kernels
 
 CASES = Path(__file__).with_name("triton_sparse.py")
 
@@ -51,7 +56,9 @@ def test_sparse_kernels_compile_to_hopper_s_matrix_instructions(
     kernel = getattr(rooms.get(name, block_backward), f"_{name}")
     n, tensors = KERNELS[name]
     sizes = (16, 4, 4096, 4096, 16, 8, 64, 2)[:n]
-    more = dict(N=16, BP=block_forward.POOL, POOLED=True, PAGE=size[1], G=16)
+    more = dict(
+        POOL=64, N=16, BP=block_forward.ENTRIES, POOLED=True, PAGE=size[1], G=16
+    )
     how = dict(first=(*size, *block_forward.PACES[0]), flat=FLAT, wide=WIDE)
     made = compiled(kernel, tensors, D=128, sizes=sizes, **how, **more)
     rows = min(size) if name == "dkv" else 16 if name == "attend" else 64
@@ -59,3 +66,39 @@ def test_sparse_kernels_compile_to_hopper_s_matrix_instructions(
     assert "cp.async" in made.asm["ptx"], "the next block is on its way"
     assert "cubin" in made.asm
     assert made.metadata.shared <= 227 * 1024, "what a block may have on Hopper"
+
+
+HALF, FULL = torch.bfloat16, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("D", "dtype", "sizes", "kilobytes", "fits"),
+    [
+        (128, HALF, (64, 16), 99, True),  # a small GPU, what it may have
+        (128, FULL, (64, 16), 99, False),
+        (128, FULL, (64, 16), 227, True),
+        (129, FULL, (64, 16), 227, False),  # filled up to 256
+        (256, HALF, (64, 64), 227, True),
+        (257, HALF, (64, 16), 10_000, False),
+        (128, HALF, (128, 128), 227, True),
+        (128, HALF, (256, 128), 227, False),
+        (64, HALF, (48, 16), 227, False),
+        (64, HALF, (64, 8), 227, False),
+        (64, torch.float64, (64, 16), 227, False),
+    ],
+)
+def test_blocks_go_to_the_kernels_where_they_fit(
+    D, dtype, sizes, kilobytes, fits, monkeypatch
+):
+    device = SimpleNamespace(shared_memory_per_block_optin=kilobytes * 1024)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: device)
+    monkeypatch.setattr(kernels, "obstacle", lambda _: None)
+    q = SimpleNamespace(
+        device=torch.device("cuda"),
+        shape=(1, 2, 64, D),
+        dtype=dtype,
+        element_size=lambda: dtype.itemsize,
+    )
+    assert has_kernels(q, *sizes) == fits
+    monkeypatch.setattr(kernels, "obstacle", lambda _: "no Triton")
+    assert not has_kernels(q, *sizes)

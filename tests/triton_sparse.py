@@ -9,7 +9,17 @@ import os
 import pytest
 import torch
 
-from sparse_attn.kernels import block_backward, block_forward, decode
+from sparse_attn.kernels import (
+    PagedCache,
+    block_backward,
+    block_forward,
+    blocked,
+    decode,
+    fused,
+    paged,
+    sparse,
+    sparse_decode,
+)
 
 WHERE = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -75,17 +85,15 @@ def listed_keys(blocks, T, S, block_q, block_k, causal):
     return seen.tril() if causal else seen
 
 
-def rest_of(blocks, S, block_q, block_k, causal):
-    """(B, H, n_q, n_k): log(keys) for each block neither listed nor, if causal, due."""
-    n_q, n_k = blocks.shape[2], -(-S // block_k)
-    sizes = [min(block_k, S - j * block_k) for j in range(n_k)]
-    bias = torch.tensor(sizes).float().log().expand(*blocks.shape[:3], n_k).clone()
-    for *at, i in torch.ones(blocks.shape[:3]).nonzero().tolist():
-        ids = blocks[(*at, i)]
-        bias[(*at, i)][ids[ids >= 0].long()] = -torch.inf
-        if causal:
-            bias[(*at, i)][i * block_q // block_k :] = -torch.inf
-    assert bias.shape[2] == n_q
+def rest_of(blocks, S, block_q, block_k, pool, causal):
+    """(B, H, n_q, n_pools): log(keys) of each entry that are not listed; if causal, of
+    those entries that end before the query block begins."""
+    listed = listed_keys(blocks, blocks.shape[2], S, 1, block_k, False)
+    left = [(~part).sum(dim=-1) for part in listed.split(pool, dim=-1)]
+    bias = torch.stack(left, dim=-1).float().log()
+    if causal:
+        for i in range(blocks.shape[2]):
+            bias[:, :, i, i * block_q // pool :] = -torch.inf
     return bias
 
 
@@ -105,33 +113,38 @@ def lists(B, H, T, S, keep, block_q, block_k, causal, *, seed=0):
     return blocks
 
 
-def pooled(x, block):
-    """Means of blocks of rows, the last of fewer."""
-    return torch.stack([part.mean(dim=2) for part in x.split(block, dim=2)], dim=2)
+def pooled(x, pool):
+    """Means of every `pool` rows, the last of fewer."""
+    return torch.stack([part.mean(dim=2) for part in x.split(pool, dim=2)], dim=2)
 
 
-def draw(T, S, blocks, *, Hkv, D, block_k, dtype):
+def draw(T, S, blocks, *, Hkv, D, pool, dtype):
     """Names to tensors, in float64 but rounded to dtype, and the gradient of out."""
     B, H = blocks.shape[:2]
     q, dout = torch.randn(2, B, H, T, D).to(dtype).double()
     k, v = torch.randn(2, B, Hkv, S, D).to(dtype).double()
-    means = (pooled(x, block_k).to(dtype).double() for x in (k, v))
+    means = (pooled(x, pool).to(dtype).double() for x in (k, v))
     return dict(zip(NAMES, (q, k, v, *means), strict=True)), dout
 
 
-def check(T, S, causal, *, rest=False, blocks=None, keep=3, size=(32, 16), **how):
-    """out, lse and every gradient of the kernels are those of the formula."""
-    how = dict(B=1, H=1, Hkv=1, D=16, dtype=torch.float32) | how
-    dtype, B, H = (how.pop(x) for x in ("dtype", "B", "H"))
+def check(T, S, causal, *, rest=False, blocks=None, keep=3, size=(32, 16, 16), **how):
+    """out, lse and every gradient of a path are those of the formula.
+
+    size: queries and keys of a block, keys of a pooled entry; path: `fused` if not
+    given, whose kernels the numbers then come from.
+    """
+    how = dict(B=1, H=1, Hkv=1, D=16, dtype=torch.float32, path=fused) | how
+    dtype, path, B, H = (how.pop(x) for x in ("dtype", "path", "B", "H"))
+    block_q, block_k, pool = size
     if blocks is None:
-        blocks = lists(B, H, T, S, keep, *size, causal)
-    given, dout = draw(T, S, blocks, block_k=size[1], dtype=dtype, **how)
-    seen = listed_keys(blocks, T, S, *size, causal)
+        blocks = lists(B, H, T, S, keep, block_q, block_k, causal)
+    given, dout = draw(T, S, blocks, pool=pool, dtype=dtype, **how)
+    seen = listed_keys(blocks, T, S, block_q, block_k, causal)
     bias = rest_of(blocks, S, *size, causal) if rest else None
 
-    exact = by_formula(given, seen, bias, dout, size[0], torch.float64)
-    close = by_formula(given, seen, bias, dout, size[0], dtype)
-    found = by_kernels(given, blocks, bias, dout, causal, size, dtype)
+    exact = by_formula(given, seen, bias, dout, block_q, torch.float64)
+    close = by_formula(given, seen, bias, dout, block_q, dtype)
+    found = by_path(path, given, blocks, bias, dout, causal, size, dtype)
     assert list(found) == list(exact)
     for name, x in found.items():
         is_close(x, close[name], exact[name], exact["lse"], dtype)
@@ -168,20 +181,23 @@ def by_formula(given, seen, bias, dout, block_q, dtype):
     return as_found(out, lse, used, grads)
 
 
-def by_kernels(given, blocks, bias, dout, causal, size, dtype):
+def by_path(path, given, blocks, bias, dout, causal, size, dtype):
     used = NAMES if bias is not None else NAMES[:3]
     tensors = [given[x].to(WHERE, dtype) if x in used else None for x in NAMES]
     q, k, v, *means = tensors
     bias = bias if bias is None else bias.to(WHERE)
-    listed = q, k, v, blocks.to(WHERE), bias, *means
-    scale = q.shape[-1] ** -0.5
-    out, lse = block_forward.launch(*listed, causal, scale, *size)
+    listed = q, k, v, blocks.long().to(WHERE), bias, *means
+    how = dict(zip(("block_q", "block_k", "pool"), size, strict=True))
+    how |= dict(causal=causal, scale=q.shape[-1] ** -0.5)
+    out, lse = path.forward(*listed, **how)
     assert out.dtype == dtype and lse.dtype == torch.float32
-    there = dout.to(WHERE, dtype), slopes(lse)
-    grads = block_backward.launch(*listed, out, lse, *there, causal, scale, *size)
-    assert all(x is None for x in grads[len(used) :])
-    assert all(x.dtype == dtype for x in grads[: len(used)])
-    return as_found(out, lse, used, grads[: len(used)])
+    found = path.backward(*listed, out, lse, dout.to(WHERE, dtype), slopes(lse), **how)
+    grads, none = found[: len(used)], found[len(used) :]
+    assert all(x is None for x in none)
+    assert [x.shape for x in grads] == [given[x].shape for x in used]
+    if path is fused:
+        assert all(x.dtype == dtype for x in grads)
+    return as_found(out, lse, used, grads)
 
 
 def slopes(lse):
@@ -198,15 +214,64 @@ def as_found(out, lse, names, grads):
 
 @each_rest
 @each_order
-@pytest.mark.parametrize("size", [(64, 64), (64, 16), (32, 16), (16, 16)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(64, 64, 64), (64, 16, 16), (32, 16, 32), (16, 16, 16)], ids=str
+)
 def test_kernels_attend_to_the_listed_blocks_and_to_the_rest(size, causal, rest):
     check(136, 136, causal, rest=rest, size=size, keep=3)
+
+
+@each_order
+@pytest.mark.parametrize("path", [fused, blocked], ids=lambda x: x.__name__[20:])
+def test_both_paths_let_an_entry_stand_for_what_is_left_of_four_blocks(path, causal):
+    """Of 64 keys, 16 to 64; the width is none of the kernels'."""
+    how = dict(H=2, D=24, size=(64, 16, 64), keep=6)
+    check(280, 280, causal, rest=True, path=path, **how)
+
+
+@each_order
+@each_dtype
+def test_entries_of_four_blocks_stay_within_the_rounding_of_every_dtype(dtype, causal):
+    check(200, 200, causal, rest=True, size=(64, 16, 64), keep=6, D=64, dtype=dtype)
+
+
+@each_order
+def test_entries_of_two_blocks_fill_more_than_a_tile(causal):
+    check(560, 560, causal, rest=True, size=(64, 16, 32), keep=5)
+
+
+@each_rest
+@each_dtype
+def test_autograd_through_the_kernels_is_autograd_through_the_other_path(
+    dtype, rest, monkeypatch
+):
+    """From q, k and v laid out as a model has them, through means and all."""
+    torch.manual_seed(0)
+    shapes = (1, 150, 2, 24), (1, 150, 1, 24), (1, 150, 1, 24)
+    given = [torch.randn(shape).to(dtype).double() for shape in shapes]
+    blocks, dout = lists(1, 2, 150, 150, 6, 64, 16, True), torch.randn(1, 2, 150, 24)
+
+    def by_blocks(where, kind):
+        leaves = [x.to(where, kind).requires_grad_() for x in given]
+        tensors = (x.transpose(1, 2) for x in leaves)
+        how = dict(causal=True, rest=rest, return_lse=True)
+        found = sparse.block_attention(*tensors, blocks.to(where), **how)
+        back = dout.to(where, kind), slopes(found[1])
+        grads = torch.autograd.grad(found, leaves, back)
+        return as_found(*found, "qkv", grads)
+
+    rest = "pooled" if rest else "none"
+    exact, close = by_blocks("cpu", torch.float64), by_blocks("cpu", dtype)
+    monkeypatch.setattr(sparse, "_path", lambda *_: fused)
+    found = by_blocks(WHERE, dtype)
+    for name, x in found.items():
+        is_close(x, close[name], exact[name], exact["lse"], dtype)
 
 
 @each_rest
 @each_dtype
 def test_every_dtype_and_grouped_heads_stay_within_their_rounding(dtype, rest):
-    check(70, 70, True, rest=rest, B=2, H=4, Hkv=2, dtype=dtype)
+    check(40, 40, True, rest=rest, B=2, H=4, Hkv=2, dtype=dtype)
 
 
 @pytest.mark.parametrize("T", [1, 15, 32, 33, 290])
@@ -240,7 +305,7 @@ def test_empty_lists_give_zeros_and_send_back_zeros(causal, rest):
 def test_rows_that_see_nothing_are_zeros_and_minus_infinity(rest):
     """Neither blocks nor, if there are pooled entries, one that is not left out."""
     blocks = torch.full((1, 1, 2, 2), -1, dtype=torch.int32, device=WHERE)
-    q, how = torch.randn(1, 1, 40, 16, device=WHERE), (False, 0.25, 32, 16)
+    q, how = torch.randn(1, 1, 40, 16, device=WHERE), (False, 0.25, 32, 16, 16)
     bias = torch.full((1, 1, 2, 3), -torch.inf, device=WHERE)
     pool = (bias, q[:, :, :3], q[:, :, 3:6]) if rest else (None,) * 3
     out, lse = block_forward.launch(q, q, q, blocks, *pool, *how)
@@ -265,7 +330,7 @@ def test_unlisted_keys_are_never_read():
     q, k, v = torch.randn(3, 1, 1, 64, 16, device=WHERE)
     k[:, :, 48:], v[:, :, 48:] = torch.nan, torch.nan
     at = q, k, v, blocks.to(WHERE), None, None, None
-    out, lse = block_forward.launch(*at, False, 0.25, 32, 16)
+    out, lse = block_forward.launch(*at, False, 0.25, 32, 16, 16)
     assert out.isfinite().all() and lse.isfinite().all()
 
 
@@ -277,7 +342,7 @@ def test_tensors_may_lie_in_memory_as_a_model_leaves_them():
     found = []
     for tensors in ((q, k, v, dout), [x.contiguous() for x in (q, k, v, dout)]):
         *qkv, back = tensors
-        listed, how = (*qkv, blocks, None, None, None), (True, 0.25, 32, 16)
+        listed, how = (*qkv, blocks, None, None, None), (True, 0.25, 32, 16, 16)
         out, lse = block_forward.launch(*listed, *how)
         dlse = torch.zeros_like(lse)
         found.append(
@@ -301,10 +366,10 @@ def check_decode(length, pages, *, H, D=32, rest=False, dtype=torch.float32, roo
     """One query against listed pages of a cache with more room than tokens."""
     heads, page = pages.shape[1], 16
     one = pages[:, :, None].repeat_interleave(H // heads, dim=1)  # (B, H, 1, n)
-    given, _ = draw(1, room, one, Hkv=heads, D=D, block_k=page, dtype=dtype)
+    given, _ = draw(1, room, one, Hkv=heads, D=D, pool=page, dtype=dtype)
     seen = listed_keys(one, 1, room, 1, page, False)
     seen[..., length:] = False
-    bias = rest_of(one, length, 1, page, False) if rest else None
+    bias = rest_of(one, length, 1, page, page, False) if rest else None
     for x in ("k", "v"):  # what lies past the length must not matter
         given[x][:, :, length:] = 7.0
     for x, whole in (("mean_k", "k"), ("mean_v", "v")):
@@ -347,7 +412,7 @@ def test_a_split_over_programs_and_a_page_begun_change_nothing(
 
 @pytest.mark.parametrize("programs", [1, 2, 512])
 def test_more_pooled_entries_than_a_tile_are_split_too(programs, monkeypatch):
-    monkeypatch.setattr(decode, "POOL", 16)
+    monkeypatch.setattr(decode, "ENTRIES", 16)
     monkeypatch.setattr(decode, "PROGRAMS", programs)
     pages = torch.tensor([[[0, 14, 50]]], dtype=torch.int32)
     check_decode(900, pages, H=1, rest=True, room=1024)
@@ -359,3 +424,42 @@ def test_decoding_with_no_page_gives_zeros():
     q, k = torch.ones(1, 4, 1, 16, device=WHERE), torch.ones(1, 1, 64, 16, device=WHERE)
     out, lse = decode.launch(q, k, k, pages, 50, 16, 0.25, None, None, None)
     assert (out == 0).all() and lse.isneginf().all()
+
+
+@each_rest
+@each_dtype
+@pytest.mark.parametrize("length", [289, 304, 1000])
+def test_decoding_from_a_cache_is_that_of_the_other_path(
+    length, dtype, rest, monkeypatch
+):
+    """Two heads to each of keys, and lengths at a page's begin, end and middle."""
+    torch.manual_seed(0)
+    q, *kv = (torch.randn(2, H, n, 32) for H, n in ((4, 1), (2, length), (2, length)))
+    q, k, v = (x.to(dtype).double() for x in (q, *kv))
+
+    def by_decode(where, kind):
+        cache = PagedCache(2, 2, 32, 1024, page=16, dtype=kind, device=where)
+        cache.append(k.to(where, kind), v.to(where, kind))
+        rests = "pooled" if rest else "none"
+        return sparse_decode(q.to(where, kind), cache, 80, rest=rests, dense_below=0)
+
+    exact, close = by_decode("cpu", torch.float64), by_decode("cpu", dtype)
+    monkeypatch.setattr(paged, "has_kernels", lambda *_: True)
+    monkeypatch.setattr(paged, "_gathered", None)
+    found = by_decode(WHERE, dtype)
+    assert found.dtype == dtype and found.shape == q.shape
+    is_close(found, close, exact, torch.zeros(1), dtype)
+
+
+def test_decoding_in_a_width_of_no_power_of_2_is_made_to_fit():
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(1, 2, n, 24, device=WHERE) for n in (1, 70, 70))
+    cache = PagedCache(1, 2, 24, 80, page=16, device=WHERE)
+    cache.append(k, v)
+    pages = torch.arange(5, device=WHERE).expand(1, 2, 5)
+    found = fused.decode_listed(q, cache, pages, None)
+    seen = torch.ones(1, 2, 1, 70, dtype=torch.bool)
+    exact = formula(*(x.double().cpu() for x in (q, k, v)), seen)
+    close = formula(*(x.cpu() for x in (q, k, v)), seen)
+    assert found.shape == q.shape
+    is_close(found, close[0], exact[0], exact[1], torch.float32)
