@@ -343,6 +343,28 @@ def test_the_gradient_is_the_derivative_that_of_the_log_sum_exp_included(
     assert torch.autograd.gradcheck(attend, (q, k, v))
 
 
+@each_rest
+@each_dtype
+def test_devices_without_such_a_kernel_get_the_same_from_the_formula(
+    dtype, rest, monkeypatch
+):
+    def elsewhere(q, k, v, mask, scale, causal=False):
+        wide = (y.float() for y in (q, k, v))
+        if not k.shape[2]:
+            return attend(q, k, v, mask, scale, causal)
+        out, lse = blocked.by_formula(*wide, mask, scale, causal)
+        return out.to(q.dtype), lse
+
+    attend = blocked.attend
+    monkeypatch.setattr(blocked, "attend", elsewhere)
+    given = vectors(150, H=4, Hkv=2, dtype=dtype)
+    for causal in (False, True):
+        how = dict(causal=causal, block_q=32, block_k=16)
+        chosen = select_blocks(*given[:2], 5, **how)
+        for blocks in (chosen, lists(4, 150, 150, (32, 16), 5)):
+            agrees(*given, blocks, causal=causal, rest=rest)
+
+
 def test_a_second_derivative_is_refused_not_wrong():
     q, k, v = (y.requires_grad_() for y in draw(5, 5))
     out = block_attention(q, k, v, lists(2, 5, 5, (4, 2), 3), block_q=4, block_k=2)

@@ -149,17 +149,23 @@ def attend(q, k, v, mask, scale, causal=False) -> tuple[Tensor, Tensor]:
             q, k, v, 0.0, causal, attn_mask=mask, scale=scale
         )
     else:
-        scores = scale * (q.to(wide) @ k.to(wide).mT)
-        if causal:
-            future = torch.ones(scores.shape[-2:], device=q.device).triu(1).bool()
-            scores = scores.masked_fill(future, -torch.inf)
-        scores = scores if mask is None else scores + mask
-        lse = scores.logsumexp(dim=-1)
-        out = ((scores - shift(lse)[..., None]).exp() @ v.to(wide)).to(q.dtype)
+        out, lse = by_formula(*(x.to(wide) for x in (q, k, v)), mask, scale, causal)
+        out = out.to(q.dtype)
     if mask is not None:  # the kernel gives such rows 0 as their log-sum-exp
         blind = mask.amax(dim=-1) == -torch.inf
         lse = lse.masked_fill(blind, -torch.inf)
     return out, lse
+
+
+def by_formula(q, k, v, mask, scale, causal) -> tuple[Tensor, Tensor]:
+    """`attend` for devices whose kernels keep the log-sum-exp to themselves."""
+    scores = scale * (q @ k.mT)
+    if causal:
+        future = torch.ones(scores.shape[-2:], device=q.device).triu(1).bool()
+        scores = scores.masked_fill(future, -torch.inf)
+    scores = scores if mask is None else scores + mask
+    lse = scores.logsumexp(dim=-1)
+    return (scores - shift(lse)[..., None]).exp() @ v, lse
 
 
 def complete_rows(blocks: Tensor, per: int) -> int:

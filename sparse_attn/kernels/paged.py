@@ -159,10 +159,11 @@ def _check(q, cache, keep, rest, sinks, local):
     check_choice("rest", rest, RESTS)
     (B, H, T, D), (Bk, heads, _, Dk) = q.shape, cache.k.shape
     fits = T == 1 and Bk == B and Dk == D and H % heads == 0
-    if not fits or q.dtype != cache.k.dtype:
+    kind, wanted = (f"{x.dtype} on {x.device}" for x in (q, cache.k))
+    if not fits or kind != wanted:
         raise ValueError(
-            f"q has shape {tuple(q.shape)} in {q.dtype}: ({Bk}, H, 1, {Dk}) with H a "
-            f"multiple of {heads} in {cache.k.dtype} is needed for the cache"
+            f"q has shape {tuple(q.shape)} in {kind}: ({Bk}, H, 1, {Dk}) with H a "
+            f"multiple of {heads} in {wanted} is needed for the cache"
         )
     if not cache.length:
         raise ValueError("cache is empty: append the keys and values of the past first")
