@@ -12,7 +12,7 @@ from small_gpt import SMALL, lively, text
 from test_apple_safety import LikeMPS
 from test_bad_input import explains
 
-from sparse_attn import indexer
+from sparse_attn import indexer, kernels
 from sparse_attn.attention import attention, attention_weights, causal_mask
 from sparse_attn.decoding import Cache
 from sparse_attn.indexer import Mass, pairs_of
@@ -780,6 +780,114 @@ def test_a_selection_that_does_not_fit_is_refused():
     explains(enter(heads=[-1]), "heads", -1)
     explains(enter(K=0), "K", 0)
     explains(enter(K=2.5), "K", 2.5)
+
+
+# Any attention in a model
+
+
+@each_config
+@torch.no_grad()
+def test_a_model_under_the_attention_that_it_has_is_the_model(config):
+    model, layers = lively(config, torch.float64), []
+    plain = model(TOKENS)
+
+    def attend(layer, q, k, v):
+        layers.append(layer)
+        assert q.shape[1] == 4 and k.shape == v.shape
+        assert k.shape[1] == (config.kv_heads or 4) and q.shape[2] == TOKENS.shape[1]
+        return attention(q, k, v, causal=True)
+
+    with indexer.attending(model, attend) as same:
+        assert same is model
+        torch.testing.assert_close(model(TOKENS), plain)
+        assert layers == [0, 1]
+    assert torch.equal(model(TOKENS), plain) and len(layers) == 2
+
+
+@torch.no_grad()
+def test_each_layer_gets_the_attention_of_its_number():
+    model = lively(SMALL)
+
+    def attend(layer, q, k, v):
+        return (layer + 1.0) * v
+
+    with indexer.attending(model, attend):
+        heard = indexer.signals(model, TOKENS)
+        for layer, (_, _, v) in enumerate(heard):
+            assert torch.equal(heads_of(model, layer), (layer + 1.0) * v)
+
+
+@each_config
+@torch.no_grad()
+def test_a_model_under_sparse_attention_reads_blocks_and_not_the_future(config):
+    model, other = lively(config.but(context=160)), text(2, 160, SMALL.vocab)
+    tokens = other.clone()
+    other[:, 130:] = (other[:, 130:] + 3) % SMALL.vocab
+
+    def attend(keep):
+        how = dict(causal=True, rest="pooled", dense_below=0)
+        how |= dict(block_q=16, block_k=8, pool=16)
+        return lambda layer, q, k, v: kernels.sparse_attention(q, k, v, keep, **how)
+
+    plain = model(tokens)
+    with indexer.attending(model, attend(64)):
+        ours, theirs = model(tokens), model(other)
+    assert torch.equal(ours[:, :128], theirs[:, :128])
+    torch.testing.assert_close(ours[:, :64], plain[:, :64])  # all blocks are kept
+    assert not torch.allclose(ours[:, 128:], plain[:, 128:])
+    with indexer.attending(model, attend(160)):
+        torch.testing.assert_close(model(tokens), plain)
+
+
+def test_a_model_learns_under_sparse_attention():
+    model = lively(SMALL).train()
+    how = dict(causal=True, rest="pooled", dense_below=0, block_q=8, block_k=4, pool=8)
+
+    def attend(layer, q, k, v):
+        return kernels.sparse_attention(q, k, v, 12, **how)
+
+    with indexer.attending(model, attend):
+        model(TOKENS).logsumexp(dim=-1).sum().backward()
+    for name, weight in model.named_parameters():
+        assert weight.grad.isfinite().all(), name
+        if not name.endswith("key.bias"):  # which moves all scores of a query alike
+            assert weight.grad.any(), name
+
+
+def test_the_attention_is_given_back_whatever_happens():
+    model = lively(SMALL)
+    before = [block.attention.scores for block in model.blocks]
+    names = set(model.state_dict())
+
+    def attend(layer, q, k, v):
+        raise RuntimeError("midway")
+
+    midway = pytest.raises(RuntimeError, match="midway")
+    with midway, indexer.attending(model, attend):
+        assert set(model.state_dict()) == names
+        model(TOKENS)
+    assert [block.attention.scores for block in model.blocks] == before
+
+
+@torch.no_grad()
+def test_any_attention_may_be_put_around_another():
+    model = lively(SMALL)
+    plain = model(TOKENS)
+    with indexer.attending(model, lambda layer, q, k, v: 2 * v):
+        outer = model(TOKENS)
+        with indexer.selecting(model, indexer.Oracle(), SMALL.context):
+            torch.testing.assert_close(model(TOKENS), plain)
+        assert torch.equal(model(TOKENS), outer)
+    assert torch.equal(model(TOKENS), plain)
+
+
+def test_any_attention_refuses_a_cache():
+    model = lively(SMALL)
+    cache = Cache(model)
+    with torch.no_grad():
+        model(TOKENS[:, :5], cache)
+        with indexer.attending(model, lambda layer, q, k, v: v):
+            explains(lambda: model(TOKENS[:, 5:6], cache), "cache", "5 of 6 keys")
 
 
 @each_selector
