@@ -215,8 +215,9 @@ def test_a_page_that_one_head_of_a_group_wants_is_found(rest, kernel):
 def test_all_pages_kept_are_attention(L, H, Hkv):
     q, k, v = drawn(L, H, Hkv)
     cache, keep = filled(k, v, room=100), -(-L // PAGE) * PAGE
+    how = dict(sinks=0, local=0, dense_below=0)
     for given in (keep, keep + PAGE):
-        out = sparse_decode(q, cache, given, dense_below=0)
+        out = sparse_decode(q, cache, given, **how)
         assert torch.equal(out, fused_attention(q, cache.k[:, :, :L], v))
 
 
@@ -329,11 +330,12 @@ DECODED = {
     "keep is a fraction": ("keep", 32.0, dict(keep=32.0)),
     "sinks are negative": ("sinks", -1, dict(sinks=-1)),
     "local is a fraction": ("local", 0.5, dict(local=0.5)),
+    "keep below what is always in": ("keep", 32, dict(keep=32)),
     "dense_below is negative": ("dense_below", -1, dict(dense_below=-1)),
 }
 
 
 @pytest.mark.parametrize("name, got, changed", DECODED.values(), ids=DECODED)
 def test_decoding_explains(name, got, changed):
-    call = dict(q=ONE, cache=filled(NEW, NEW), keep=PAGE) | changed
+    call = dict(q=ONE, cache=filled(NEW, NEW), keep=3 * PAGE) | changed
     explains(lambda: sparse_decode(**call), name, got)

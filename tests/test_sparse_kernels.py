@@ -536,6 +536,17 @@ def test_later_tokens_change_no_earlier_block_of_queries(rest):
     assert not torch.equal(ours[:, :, 200:], theirs[:, :, 200:])
 
 
+def test_later_queries_of_a_block_have_a_say_in_the_choice_and_in_nothing_else():
+    q, k, v = vectors(300)
+    other = q.clone()
+    other[:, :, 280:288] *= -9
+    how = dict(causal=True, block_q=32, block_k=16)
+    blocks, others = (select_blocks(y, k, 9, **how) for y in (q, other))
+    assert not torch.equal(blocks[:, :, 8], others[:, :, 8])  # of queries 256 to 287
+    ours, theirs = (block_attention(y, k, v, blocks, **how) for y in (q, other))
+    assert torch.equal(ours[:, :, :280], theirs[:, :, :280])
+
+
 # Selection
 
 
@@ -605,14 +616,12 @@ def test_queries_may_ask_a_store_of_another_length(T, S):
 def test_where_few_are_kept_own_blocks_come_first_then_near_ones_then_sinks():
     q, k, _ = vectors(320)
     select = partial(select_blocks, q, k, causal=True, block_q=32, block_k=16)
-    own, last = torch.tensor([2 * 9, 2 * 9 + 1]), 9
-    assert torch.equal(select(2)[0, 0, last], own)
-    for keep, near in ((3, 1), (6, 4)):
-        ids = select(keep)[:, :, last]
-        assert (ids[..., -2:] == own).all()
-        assert ((ids[..., :near] >= 14) & (ids[..., :near] < 18)).all()
-    ids = select(7)[:, :, last]
-    assert (ids == torch.tensor([0, *range(14, 20)])).all()
+    for keep, near in ((2, 0), (3, 1), (4, 2), (6, 4)):
+        ids = select(keep)[:, :, 9]
+        assert (ids == torch.arange(18 - near, 20)).all()
+    for keep, sinks in ((7, 1), (8, 2)):
+        ids = select(keep, sinks=3)[:, :, 9]
+        assert (ids == torch.tensor([*range(sinks), *range(14, 20)])).all()
 
 
 @each_order
@@ -686,6 +695,14 @@ def test_means_are_of_the_tokens_that_there_are(T):
     y, _, _ = draw(T, 1)
     expected = torch.stack([part.mean(dim=2) for part in y.split(8, dim=2)], dim=2)
     torch.testing.assert_close(block_means(y, 8), expected)
+
+
+@pytest.mark.parametrize("T", [1, 63, 300])
+def test_listed_pairs_are_those_that_queries_see(T):
+    blocks = lists(2, T, T, (32, 8), 9, B=2)
+    seen = listed_keys(blocks, T, T, (32, 8), True)
+    found = selection.listed_pairs(blocks, T, block_q=32, block_k=8)
+    assert found == seen.sum().item()
 
 
 # Memory

@@ -172,6 +172,12 @@ def _check(q, cache, keep, rest, sinks, local):
     check_count("local", local, least=0)
     if keep % cache.page:
         raise ValueError(f"keep={keep} is not a multiple of page={cache.page}")
+    always = (1 + sinks + local) * cache.page
+    if keep < always:
+        raise ValueError(
+            f"keep={keep}: {always} are always in with sinks={sinks}, local={local} "
+            f"and page={cache.page}"
+        )
 
 
 def _chosen(asks, cache, n: int, rest: str, sinks: int, local: int):

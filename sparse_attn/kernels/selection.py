@@ -38,7 +38,8 @@ def select_blocks(
     mean, every block of `block_k` keys answers by its own; a softmax over the blocks
     makes weights of the scores, which are added up over the queries' block. Always in:
     the blocks that the queries themselves are in, `local` before them and the first
-    `sinks`.
+    `sinks`, in this order where `keep` is less. All queries of a block have a say in
+    its list: if causal, what a query sees is past, but later queries help choose it.
     Returns (B, H, ⌈T/block_q⌉, n) int64, n at most `keep`: ids in ascending order,
     then -1 where there are fewer. Memory: B·H·T/block_q·S/block_k scores, in parts.
     Raises ValueError for arguments that do not fit.
@@ -131,7 +132,8 @@ def _best(worth, n: int, own, causal: bool, sinks: int, local: int, per: int) ->
     column = torch.arange(last, device=worth.device)
     later, past = column >= own + per, column < own
     near = past & (column >= own - local)
-    worth = worth.masked_fill(column < sinks, SURE).masked_fill(near, 2 * SURE)
+    worth = torch.where(column < sinks, SURE - column, worth)
+    worth = torch.where(near, 2 * SURE + (column - own), worth)  # the nearest first
     worth = worth.masked_fill(~later & ~past, 3 * SURE)
     if causal:
         worth = worth.masked_fill(later, -1.0)

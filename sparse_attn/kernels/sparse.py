@@ -60,7 +60,9 @@ def sparse_attention(
     dense_below: lengths up to which exact attention over all keys is computed instead,
     since it is no slower there: None for `crossover(keep)`, which was measured.
     Returns (B, H, T, D), differentiable. O(T·keep) and one score for each pair of
-    blocks; never T x T. Raises ValueError for arguments that do not fit.
+    blocks; never T x T. If causal, up to block_q - 1 later queries have a say in which
+    past keys a query sees, see `select_blocks`.
+    Raises ValueError for arguments that do not fit.
     Source: selection by block means, Lu et al. 2025 (MoBA); a selection shared by a
     block of queries, and a second branch over compressed keys, Yuan et al. 2025 (NSA).
     """
