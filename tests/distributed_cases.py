@@ -1,10 +1,10 @@
 """Cases that every rank of a group runs; `test_distributed` starts the ranks."""
 
-import itertools
 import os
 import sys
 from datetime import timedelta
 from functools import partial
+from itertools import product
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,7 @@ def uneven(T, N):
 def exact_cases(N):
     """dtype, T, causal, layout, lengths, B, H and Hkv."""
     sizes = [(N, 1, 2, 2), (2 * N + 1, 2, 4, 2), (63, 1, 4, 1), (97, 1, 2, 2)]
-    for dtype, (T, *heads), causal in itertools.product(
+    for dtype, (T, *heads), causal in product(
         (torch.float64, torch.float32, torch.bfloat16), sizes, CAUSAL
     ):
         for kind in distributed.LAYOUTS:
@@ -79,31 +79,31 @@ def same(sent, formula, case):
 
 def check_selected(rank, N):
     """As one process: its blocks, shown by what is asked for, and its result."""
-    sizes = [(96, 8, 8), (131, 16, 8), (203, 32, 8)]
+    sizes = [(96, 8, 8, 8), (131, 16, 8, 8), (203, 32, 8, 16), (250, 64, 8, 32)]
     kinds = [(torch.float64, 1), (torch.float32, 2)]
-    for (dtype, Hkv), (T, block_q, block_k), causal, rest, keep in itertools.product(
-        kinds, sizes, CAUSAL, ("none", "pooled"), (4, 99)
+    for (dtype, Hkv), (T, block_q, block_k, pool), causal, rest, keep in product(
+        kinds, sizes, CAUSAL, ("none", "pooled"), (8, 99)
     ):
         if -(-T // block_q) < N:
             continue
-        case = dtype, T, block_q, block_k, causal, rest, keep, Hkv
+        case = dtype, T, block_q, block_k, pool, causal, rest, keep, Hkv
         q, k, v = draw(T, T, B=2, H=4, Hkv=Hkv, dtype=dtype, seed=T)
         how = dict(causal=causal, block_q=block_q, block_k=block_k)
-        blocks = select_blocks(q, k, keep, **how)
-        run = partial(block_attention, blocks=blocks, rest=rest, **how)
-        exact, budget = exactly(run, q, k, v)
+        blocks = select_blocks(q, k, keep, local=2, **how)
+        how |= dict(rest=rest, pool=pool)
+        exact, budget = exactly(partial(block_attention, blocks=blocks, **how), q, k, v)
         spans = distributed.block_layout(T, N, block_q)
         mine = [take(x, spans[rank]) for x in (q, k, v)]
         with distributed.counted() as sent:
-            out = distributed.selected_attention(*mine, keep, rest=rest, **how)
+            out = distributed.selected_attention(*mine, keep, local=2, **how)
         error = off(out, take(exact, spans[rank])).max()
-        assert error <= budget, f"{case}: {error}"
+        assert error <= budget, f"{case}: {error} > {budget}"
 
         lengths = [sum(map(len, held)) for held in spans]
         sizes_of = dict(block_q=block_q, block_k=block_k)
         asked = distributed.asked_of(blocks, lengths, Hkv=Hkv, **sizes_of)
         shape = dict(D=16, Hkv=Hkv, B=2, bytes_per_value=q.element_size())
-        shape |= dict(block_k=block_k, pooled=rest == "pooled")
+        shape |= dict(block_k=block_k, pool=pool if rest == "pooled" else None)
         same(sent, cost.selected_bytes(lengths, asked, **shape)[rank], case)
 
 
@@ -117,7 +117,7 @@ def check_settings(rank, N):
         distributed.gathered_attention,
         partial(distributed.selected_attention, keep=5, block_q=8, block_k=8),  # all
     ]
-    for scale, method in itertools.product((0.7, -0.3, 0.0), methods):
+    for scale, method in product((0.7, -0.3, 0.0), methods):
         exact = attention(q, k, v, causal=True, scale=scale)
         out = method(*mine, causal=True, scale=scale)
         assert off(out, take(exact, spans[rank])).max() < 1e-14, (method, scale)

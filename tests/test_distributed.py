@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from copy import deepcopy
 from pathlib import Path
 
 import psutil
@@ -11,13 +12,24 @@ import torch.distributed as dist
 from distributed_cases import check_exact, check_selected
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import draw
+from safetensors.torch import save_file
 from test_bad_input import explains
 
 from sparse_attn import cost, distributed
 from sparse_attn.attention import causal_mask
-from sparse_attn.distributed import Machine, Shape, layout, scaling, torchrun
+from sparse_attn.distributed import (
+    Machine,
+    Settings,
+    Shape,
+    layout,
+    scaling,
+    torchrun,
+)
 from sparse_attn.distributed.__main__ import lines
+from sparse_attn.distributed.inputs import inputs, sized
 from sparse_attn.distributed.layout import pieces
+from sparse_attn.kernels import select_blocks
 
 CASES = Path(__file__).with_name("distributed_cases.py")
 steady = settings(deadline=None, derandomize=True, max_examples=60)
@@ -41,7 +53,7 @@ def test_one_rank_is_one_process_and_sends_nothing():
 @pytest.fixture(scope="module")
 def report():
     sizes = dict(tokens=333, heads=4, kv_heads=1, head_dim=16, keep=64)
-    how = dict(block_q=32, block_k=16, rest="pooled", dtype="float64", samples=1)
+    how = dict(block_q=32, pool=32, rest="pooled", dtype="float64", samples=1)
     return distributed.launch(2, within=90, **sizes, **how)
 
 
@@ -59,9 +71,50 @@ def test_a_report_is_a_line_for_each_method(report):
     said = lines(report)
     where = f"{report['backend']} on {report['device']}"
     assert said[0] == f"2 ranks, {where}: T=333, H=4, Hkv=1, D=16, float64, causal"
-    assert [line[:22].strip() for line in said[3:]] == list(report["methods"])
+    assert "64 keys in blocks of 16 for 32 queries; rest=pooled" in said[1]
+    assert [line[:16].strip() for line in said[4:]] == list(report["methods"])
     most = max(sum(bill.values()) for bill in report["methods"]["selected"]["sent"])
     assert said[-1].count(f" {most} B") == 2
+    assert " = " in said[-1]
+    assert max(map(len, said)) < 80
+
+
+def test_a_report_shows_bytes_that_the_formula_misses(report):
+    changed = deepcopy(report)
+    changed["methods"]["all-gather"]["sent"][0]["blocks"] += 1
+    assert [" ≠ " in line for line in lines(changed)[4:]] == [False, False, True, False]
+
+
+def test_a_launched_run_takes_tensors_of_a_model():
+    q, k, v = draw(330, 330, B=2, H=4, Hkv=2, D=8)
+    report = distributed.launch(2, qkv=(q, k, v), keep=128, samples=1, within=90)
+    names = "batch", "heads", "kv_heads", "tokens", "head_dim", "dtype"
+    assert [report[name] for name in names] == [2, 4, 2, 330, 8, "float64"]
+    assert "of a file" in lines(report)[1]
+    blocks = select_blocks(q, k, 8, causal=True)
+    asked = distributed.asked_of(blocks, [192, 138], Hkv=2)
+    shape = dict(D=8, Hkv=2, B=2, bytes_per_value=8)
+    formula = cost.selected_bytes([192, 138], asked, **shape)
+    one = report["methods"]["selected"]
+    assert one["formula"] == formula, "these blocks, not random ones"
+    assert one["error"] < 1e-14
+
+
+def test_clustered_inputs_are_standard_and_make_neighbors_ask_alike():
+    drawn = {}
+    for kind in ("random", "clustered"):
+        s = Settings(qkv=kind, tokens=4096, kv_heads=2)
+        drawn[kind] = inputs(s, torch.device("cpu"))
+    assert torch.equal(drawn["random"][2], drawn["clustered"][2])
+    asked = {}
+    for kind, (q, k, _) in drawn.items():
+        assert [x.shape[1] for x in (q, k)] == [4, 2]
+        assert q.std().item() == pytest.approx(1, abs=0.05)
+        assert k.std().item() == pytest.approx(1, abs=0.05)
+        blocks = select_blocks(q, k, 32, causal=True)
+        rows = distributed.asked_of(blocks, [1024] * 4, Hkv=2)
+        asked[kind] = sum(map(sum, rows))
+    assert asked["clustered"] < 0.8 * asked["random"]
 
 
 def test_a_killed_rank_ends_the_others_with_a_clear_error(monkeypatch):
@@ -170,7 +223,7 @@ def test_one_device_needs_no_link(causal):
     for name in distributed.METHODS[:3]:
         assert found[name][0] == pytest.approx((whole, 0, whole)), name
     kept = cost.topk_pairs(T, 512, causal=causal) * 4 * 8 * 64
-    means = 2 * 8 * 64 * (T / 16) * (T / 64)
+    means = 2 * 8 * 64 * (T / 16) * (T / 16)
     assert found["selected"][0].seconds == pytest.approx((kept + means) / H100.rate)
     assert found["selected"][0].wire == 0
 
@@ -221,11 +274,15 @@ def test_selected_never_asks_for_more_than_there_is():
     machine = Machine(rate=1e30, bandwidth=1e9)
     all_kept = scaling([N], T, machine, shape, keep=T)
     gathered, selected = all_kept["all-gather"][0].wire, all_kept["selected"][0].wire
-    ids = 8 * shape.Hkv * T / 64 * (N - 1) / N
-    means = (N - 1) / N * T / 64 * shape.token / 2
+    ids = 8 * shape.Hkv * T / 16 * (N - 1) / N
+    means = (N - 1) / N * T / 16 * shape.token / 2
     assert selected * 1e9 == pytest.approx(gathered * 1e9 + means + ids + 8 * (N - 1))
     fewer = scaling([N], T, machine, shape, keep=T, distinct=0.0)["selected"][0]
     assert fewer.wire * 1e9 == pytest.approx(means + 8 * (N - 1))
+
+
+def x(T=5):
+    return torch.ones(1, 2, T, 8)
 
 
 WRONG = {
@@ -242,7 +299,18 @@ WRONG = {
     "setting": (lambda: distributed.launch(2, token=5), "settings", "token"),
     "heads": (lambda: distributed.launch(2, heads=3, kv_heads=2), "heads", 3),
     "keep": (lambda: distributed.launch(2, keep=100), "keep", 100),
+    "few kept": (lambda: distributed.launch(2, keep=48), "keep", 48),
     "rest": (lambda: distributed.launch(2, rest="all"), "rest", "'all'"),
+    "pool": (lambda: distributed.launch(2, rest="pooled", pool=24), "pool", 24),
+    "pooled bytes": (
+        lambda: cost.selected_bytes([3], [[0]], D=2, pool=0),
+        "pool",
+        0,
+    ),
+    "no file": (lambda: distributed.launch(2, qkv="none.here"), "qkv", "none.here"),
+    "two of three": (lambda: distributed.launch(2, qkv=(x(), x())), "qkv", 2),
+    "unlike": (lambda: distributed.launch(2, qkv=(x(), x(), x(4))), "v", "4"),
+    "more keys": (lambda: distributed.launch(2, qkv=(x(4), x(), x())), "qkv", 5),
     "too many ranks": (lambda: distributed.launch(9, tokens=512), "T", 512),
     "no such rank": (lambda: distributed.launch(2, kill_rank=2), "kill_rank", 2),
     "devices": (lambda: scaling([1, 0], 99, H100), "devices", 0),
@@ -255,6 +323,20 @@ WRONG = {
 @pytest.mark.parametrize("call, name, got", WRONG.values(), ids=WRONG)
 def test_bad_input_is_explained(call, name, got):
     explains(call, name, got)
+
+
+@pytest.mark.parametrize(
+    "content, got",
+    [({"q": x()}, "['q']"), ({name: x().int() for name in "qkv"}, "I32"), (b"?", "")],
+    ids=["incomplete", "integers", "no tensors"],
+)
+def test_a_file_that_does_not_fit_is_explained(tmp_path, content, got):
+    path = str(tmp_path / "layer.safetensors")
+    if isinstance(content, bytes):
+        Path(path).write_bytes(content)
+    else:
+        save_file(content, path)
+    explains(lambda: sized(Settings(qkv=path)), "qkv|q", got)
 
 
 def test_without_ranks_the_call_says_how_to_start_them():

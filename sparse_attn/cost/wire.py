@@ -59,29 +59,30 @@ def selected_bytes(
     D: int,
     Hkv: int = 1,
     B: int = 1,
-    block_k: int = 64,
-    pooled: bool = False,
+    block_k: int = 16,
+    pool: int | None = None,
     bytes_per_value: int = 4,
 ) -> list[dict[str, int]]:
     """Means of all blocks to everybody, ids to the owners, and the blocks asked for.
 
     asked[r][s]: how many blocks rank r asks of rank s, each counted once per key head
-    and sequence. "means": one vector a block, two if values are pooled. A block is
-    2·block_k·D values; the last of a text is filled up.
+    and sequence. "means": a vector for each block of keys, and with rest="pooled" one
+    for every `pool` values. A block is 2·block_k·D values; the last of a text is filled
+    up.
     """
     token = _token(lengths, D, Hkv, B, bytes_per_value)
-    check_counts(block_k=block_k)
+    check_counts(block_k=block_k, pool=1 if pool is None else pool)
     N, found = len(lengths), []
     if [len(row) for row in asked] != [N] * N:
         raise ValueError(f"asked has {len(asked)} rows: {N} rows of {N} are needed")
     for rank, own in enumerate(lengths):
         of_others = sum(n for s, n in enumerate(asked[rank]) if s != rank)
         of_this = sum(row[rank] for r, row in enumerate(asked) if r != rank)
-        means = (N - 1) * -(-own // block_k) * token
+        means = -(-own // block_k) + (0 if pool is None else -(-own // pool))
         found.append(
             {
                 "lengths": NUMBER * (N - 1),
-                "means": means if pooled else means // 2,
+                "means": (N - 1) * means * token // 2,
                 "counts": NUMBER * (N - 1),
                 "ids": NUMBER * of_others,
                 "blocks": of_this * 2 * block_k * D * bytes_per_value,

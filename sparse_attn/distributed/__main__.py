@@ -9,32 +9,39 @@ import argparse
 import json
 import os
 import sys
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
 import torch.distributed as dist
 
-from sparse_attn.distributed.settings import Settings
+from sparse_attn.distributed.inputs import sized
+from sparse_attn.distributed.settings import DRAWN, Settings
 from sparse_attn.distributed.trial import set_up, trial
 
 
 def lines(report: dict) -> list[str]:
-    """The report as one line of settings and one line for each method.
+    """The report as two lines of settings and one line for each method.
 
-    Bytes are those of the rank that sends most: counted, and by the formula.
+    Bytes are those of the rank that sends most: counted, and by the formula; the sign
+    between them compares those of all ranks and kinds.
     """
     shape = "T={tokens}, H={heads}, Hkv={kv_heads}, D={head_dim}, {dtype}"
     shape += ", causal" if report["causal"] else ""
-    found = [("{ranks} ranks, {backend} on {device}: " + shape).format(**report)]
+    kind = report["qkv"] if report["qkv"] in DRAWN else "of a file"
+    chosen = "selected: {keep} keys in blocks of {block_k} for {block_q} queries; "
+    chosen += f"rest={{rest}}; q, k, v {kind}"
+    found = [("{ranks} ranks, {backend} on {device}: " + shape), chosen]
+    found = [line.format(**report) for line in found]
     for name, seconds in report["one process"].items():
-        found.append(f"{'one process, ' + name:22} {seconds:54.4f} s")
+        found.append(f"{'one process, ' + name:55} {seconds:20.4f} s")
     for name, one in report["methods"].items():
-        sent, formula = (
-            max(sum(kinds.values()) for kinds in one[of]) for of in ("sent", "formula")
-        )
+        both = one["sent"], one["formula"]  # Counters: a kind that is not there is 0
+        sent, formula = (max(sum(kinds.values()) for kinds in bills) for bills in both)
+        same = all(Counter(a) == Counter(b) for a, b in zip(*both, strict=True))
         found.append(
-            f"{name:22} error {one['error']:.1e}  sent {sent:>12} B = {formula:>12} B "
-            f"{one['seconds']:8.4f} s"
+            f"{name:16}  error {one['error']:7.1e}  sent {sent:>11} B "
+            f"{'=' if same else '≠'} {formula:>11} B {one['seconds']:8.4f} s"
         )
     return found
 
@@ -62,7 +69,7 @@ def main() -> int:
     if "LOCAL_RANK" not in os.environ:
         parser().error("no ranks: start this with torchrun, as the usage line shows")
     try:
-        settings = Settings(**given)
+        settings = sized(Settings(**given))
         settings.check(int(os.environ["WORLD_SIZE"]))
         report = trial(settings, set_up(settings.timeout))
     except (RuntimeError, ValueError) as error:

@@ -16,8 +16,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import psutil
+from safetensors.torch import save_file
 
 from sparse_attn.checks import check_counts
+from sparse_attn.distributed.inputs import sized
 from sparse_attn.distributed.settings import Settings
 
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # enough for ranks on one machine
@@ -27,7 +29,8 @@ TAIL = 12  # lines that are shown of ranks that said nothing of their own
 def launch(N: int, *, within: int = 300, threads: int = 1, **settings) -> dict:
     """Runs `python -m sparse_attn.distributed` in N processes; returns its report.
 
-    settings: the fields of `Settings`, as tokens=4096. within, threads: see `torchrun`.
+    settings: the fields of `Settings`, as tokens=4096; for qkv also three tensors, as a
+    model's layer has them. within, threads: see `torchrun`.
     The report has "ranks", "backend", "device", the settings, "one process" (name ->
     seconds), "rate" (FLOP/s there, over all keys) and "methods": name -> "error" (the
     largest, against one process), "sent" and "formula" (bytes by kind, a dict for each
@@ -37,13 +40,26 @@ def launch(N: int, *, within: int = 300, threads: int = 1, **settings) -> dict:
     known = {field.name for field in fields(Settings)}
     if not settings.keys() <= known:
         raise ValueError(f"settings={sorted(settings)}: choose from {sorted(known)}")
-    Settings(**settings).check(N)  # its errors come before any process
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "report.json"
+        if not isinstance(settings.get("qkv", ""), str | Path):
+            settings |= {"qkv": _saved(settings["qkv"], Path(folder))}
+        settings |= {"qkv": str(settings.get("qkv", Settings.qkv))}
+        sized(Settings(**settings)).check(N)  # its errors come before any process
         options = [_option(*item) for item in settings.items() if item[1] is not None]
         program = ["-m", "sparse_attn.distributed", *options, f"--out={out}"]
         torchrun(N, program, within=within, threads=threads)
         return json.loads(out.read_text())
+
+
+def _saved(qkv, folder: Path) -> Path:
+    """Where q, k and v now are; not held as arguments, which have no room for them."""
+    if len(qkv) != 3:
+        raise ValueError(f"qkv has {len(qkv)} tensors: q, k and v are needed")
+    path = folder / "qkv.safetensors"
+    tensors = zip("qkv", qkv, strict=True)
+    save_file({x: y.detach().cpu().contiguous().clone() for x, y in tensors}, path)
+    return path
 
 
 def _option(name: str, value) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor
 from sparse_attn import cost
 from sparse_attn.device import pick_device, synchronize
 from sparse_attn.distributed.fetch import asked_of
+from sparse_attn.distributed.inputs import inputs, shapes_of
 from sparse_attn.distributed.layout import (
     LAYOUTS,
     Spans,
@@ -67,13 +68,14 @@ def set_up(timeout: int) -> torch.device:
 def trial(s: Settings, device: torch.device) -> dict:
     """Runs and times all methods; what is compared with one process, on rank 0 alone.
 
-    Rank 0 draws q, k and v and sends the others their parts. Seconds are those until
-    the slowest rank is done, the median of `samples`; bytes are those of one call.
+    s: as `sized` returns it. Rank 0 makes q, k and v and sends the others their parts.
+    Seconds are those until the slowest rank is done, the median of `samples`; bytes are
+    those of one call.
     """
     rank, N = place()
     whole, ones = [None] * 3, {}
     if rank == 0:
-        whole = draw(s, device)
+        whole = inputs(s, device)
         ones = {
             name: _timed(fn, 1, device) for name, fn in one_process(s, whole).items()
         }
@@ -125,12 +127,13 @@ def methods(s: Settings, N: int, listed: Tensor | None) -> dict[str, Method]:
     found["all-gather"] = Method(run, spans, sends, "all keys")
 
     spans = block_layout(s.tokens, N, s.block_q)
-    how = dict(keep=s.keep // s.block_k, rest=s.rest, causal=s.causal)
+    pooled = s.rest == "pooled"
+    how = dict(keep=s.keep // s.block_k, rest=s.rest, pool=s.pool, causal=s.causal)
     run, sends = partial(selected_attention, **how, **blocks), []
     if listed is not None:
         lengths = list(map(count, spans))
         asked = asked_of(listed, lengths, Hkv=s.kv_heads, **blocks)
-        shape |= dict(block_k=s.block_k, pooled=s.rest == "pooled")
+        shape |= dict(block_k=s.block_k, pool=s.pool if pooled else None)
         sends = cost.selected_bytes(lengths, asked, **shape)
     found["selected"] = Method(run, spans, sends, "selected")
     return found
@@ -143,22 +146,11 @@ def one_process(s: Settings, whole: list[Tensor]) -> dict[str, Callable]:
     def selected():
         q, k, v = whole
         listed = select_blocks(q, k, s.keep // s.block_k, **how)
-        return block_attention(q, k, v, listed, rest=s.rest, **how), listed
+        pooled = dict(rest=s.rest, pool=s.pool)
+        return block_attention(q, k, v, listed, **pooled, **how), listed
 
     scale = s.head_dim**-0.5
     return {"all keys": partial(attend, *whole, s.causal, scale), "selected": selected}
-
-
-def draw(s: Settings, device: torch.device) -> list[Tensor]:
-    """q (B, H, T, D), k and v (B, Hkv, T, D), normal, of the seed on any device."""
-    source = torch.Generator().manual_seed(s.seed)
-    found = (torch.randn(shape, generator=source) for shape in _shapes(s, s.tokens))
-    return [x.to(device, getattr(torch, s.dtype)) for x in found]
-
-
-def _shapes(s: Settings, tokens: int) -> list[tuple[int, ...]]:
-    heads = (s.heads, s.kv_heads, s.kv_heads)
-    return [(s.batch, h, tokens, s.head_dim) for h in heads]
 
 
 def _timed(
@@ -182,7 +174,7 @@ def _timed(
 def _scatter(whole, spans: list[Spans], s: Settings, device) -> list[Tensor]:
     """This rank's part of q, k and v, which rank 0 has whole."""
     rank, found = place()[0], []
-    for x, shape in zip(whole, _shapes(s, count(spans[rank])), strict=True):
+    for x, shape in zip(whole, shapes_of(s, count(spans[rank])), strict=True):
         sends, receives = {}, {}
         if rank == 0:
             mine = take(x, spans[0])
