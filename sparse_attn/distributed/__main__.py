@@ -28,9 +28,9 @@ def lines(report: dict) -> list[str]:
     """
     shape = "T={tokens}, H={heads}, Hkv={kv_heads}, D={head_dim}, {dtype}"
     shape += ", causal" if report["causal"] else ""
-    kind = report["qkv"] if report["qkv"] in DRAWN else "of a file"
+    kind = report["qkv"] if report["qkv"] in DRAWN else "given"
     chosen = "selected: {keep} keys in blocks of {block_k} for {block_q} queries; "
-    chosen += f"rest={{rest}}; q, k, v {kind}"
+    chosen += f"rest={{rest}}; {kind}"
     found = [("{ranks} ranks, {backend} on {device}: " + shape), chosen]
     found = [line.format(**report) for line in found]
     for name, seconds in report["one process"].items():
