@@ -21,6 +21,8 @@ from test_figures_scale import DRAWN as SCALE
 from test_figures_scale import EXTREMES as SCALE_EXTREMES
 from test_figures_selection import DRAWN as SELECTION
 from test_figures_selection import EXTREMES as SELECTION_EXTREMES
+from test_figures_speed import DRAWN as SPEED
+from test_figures_speed import EXTREMES as SPEED_EXTREMES
 from test_figures_tiles import DRAWN as TILES
 from test_figures_tiles import EXTREMES as TILE_EXTREMES
 from test_figures_topk import DRAWN as TOPK
@@ -157,7 +159,8 @@ DRAWN = {
     ),
 }
 
-DRAWN |= CACHE | HASHING | PATTERNS | ROOFLINE | SCALE | SELECTION | TILES | TOPK
+DRAWN |= CACHE | HASHING | PATTERNS | ROOFLINE | SCALE | SELECTION | SPEED | TILES
+DRAWN |= TOPK
 
 each_figure = pytest.mark.parametrize("name", DRAWN)
 
@@ -302,7 +305,7 @@ EXTREMES += [
     for D in (16, 256)
 ]
 EXTREMES += TILE_EXTREMES + PATTERN_EXTREMES + HASHING_EXTREMES + TOPK_EXTREMES
-EXTREMES += SELECTION_EXTREMES + SCALE_EXTREMES
+EXTREMES += SELECTION_EXTREMES + SCALE_EXTREMES + SPEED_EXTREMES
 EXTREMES += [  # as another device might measure them
     (
         "shares",

@@ -22,6 +22,7 @@ from sparse_attn.figures.graphs import composer, reach_by_layers, receptive_fiel
 from sparse_attn.figures.grids import pair_grids, weight_grid
 from sparse_attn.figures.hashing import collisions, hash_circle, rounds_and_buckets
 from sparse_attn.figures.indexing import frontier, indexer_bill
+from sparse_attn.figures.lists import block_lists, time_explorer
 from sparse_attn.figures.lsh import bucket_loads, lsh_time, recall_by_cost
 from sparse_attn.figures.machine import (
     anatomy,
@@ -58,6 +59,7 @@ from sparse_attn.figures.sparsity import (
     time_by_share,
     trained_patterns,
 )
+from sparse_attn.figures.speed import speeds_of_model, speedups, waterfall
 from sparse_attn.figures.style import Plot
 from sparse_attn.figures.tiles import tile_occupancy, tile_walk
 from sparse_attn.figures.topk import (
@@ -65,6 +67,7 @@ from sparse_attn.figures.topk import (
     picked_keys,
     stand_in_errors,
 )
+from sparse_attn.figures.tradeoff import time_and_quality
 from sparse_attn.figures.traffic import tile_traffic, traffic_scaling
 
 __all__ = [
@@ -73,6 +76,7 @@ __all__ = [
     "approximation_error",
     "attention_on_roof",
     "attention_share",
+    "block_lists",
     "block_share",
     "block_waste",
     "bound_and_time",
@@ -123,6 +127,8 @@ __all__ = [
     "softmax_error",
     "softmax_passes",
     "sort_and_chunk_steps",
+    "speeds_of_model",
+    "speedups",
     "staircase",
     "stand_in_errors",
     "stand_ins",
@@ -130,10 +136,13 @@ __all__ = [
     "tile_traffic",
     "tile_walk",
     "time_against_length",
+    "time_and_quality",
     "time_by_share",
+    "time_explorer",
     "traffic_scaling",
     "trained_patterns",
     "training_memory",
+    "waterfall",
     "weight_grid",
     "window_cache",
 ]
