@@ -359,6 +359,64 @@ def test_a_selection_masks_the_future_before_it_spends_its_budget(says):
         assert reason in says("10.5", answer)
 
 
+def mended(q, k, v, chosen, block, count=True, top=True, by=None, scale=True):
+    """The answer to 11.2 over all keys at once, or one with a fault."""
+    keys, values, logs = [], [], []
+    for i, parts in enumerate(zip(k.split(block), v.split(block), strict=True)):
+        alone = i not in chosen
+        n = len(parts[0])
+        for kept, x in zip((keys, values), parts, strict=True):
+            kept.append(x.mean(0, keepdim=True) if alone else x)
+        stands = (by or n) if alone and count else 1
+        logs.append(torch.full((len(keys[-1]),), float(stands)).log())
+    scores = q @ torch.cat(keys).T / (q.shape[-1] ** 0.5 if scale else 1)
+    scores = scores + torch.cat(logs)
+    scores = scores - (scores.amax(-1, keepdim=True) if top else 0)
+    w = scores.exp()
+    return w @ torch.cat(values) / w.sum(-1, keepdim=True)
+
+
+def test_a_mended_kernel_counts_keys_and_subtracts_the_maximum(says):
+    def not_rescaled(q, k, v, chosen, block):
+        parts = []
+        for i in range(0, len(k), block):
+            near, values = k[i : i + block], v[i : i + block]
+            n, alone = len(near), i // block not in chosen
+            if alone:
+                near, values = near.mean(0, keepdim=True), values.mean(0, keepdim=True)
+            s = q @ near.T / 8**0.5 + torch.tensor(n if alone else 1.0).log()
+            parts.append((s, s.amax(-1, keepdim=True), values))
+        best, total, weight = parts[0][1], 0, 0
+        for s, top, values in parts:
+            best = torch.maximum(best, top)
+            w = (s - best).exp()
+            total, weight = total + w @ values, weight + w.sum(-1, keepdim=True)
+        return total / weight
+
+    assert says("11.2", mended) == f"right. {ALL['11.2'].why}"
+    wrong = {
+        "a mean weighs as much as a single key": lambda *a: mended(*a, count=False),
+        "may be taken off all scores": lambda *a: mended(*a, top=False),
+        "an older maximum is not rescaled": not_rescaled,
+        "the last block is shorter": lambda *a: mended(*a, by=a[-1]),
+        "the numbers are off by": lambda *a: mended(*a, scale=False),
+        "a tensor is needed": lambda *a: None,
+        "gives shape (4, 8), not (5, 8)": lambda q, *a: q[:4],
+    }
+    for reason, answer in wrong.items():
+        assert reason in says("11.2", answer)
+
+
+def test_the_numbers_of_chapter_11_are_those_of_its_formulas():
+    n = ALL["11.1"].answer  # a key and its value: 4 FLOPs and 4 bytes for each of D
+    assert 4 * 4 * (n - 1) / 4 < 295 <= 4 * 4 * n / 4
+    T = ALL["11.3"].answer
+    for length, wins in ((T - 1, False), (T, True)):
+        dense = 2e-9 * length * (length + 1) / 2
+        assert (length * 512 * 3e-9 + 4e-3 < dense) is wins
+    assert ALL["11.4"].answer / 128 * 4 == 1024 * 2 * 2
+
+
 def ring_bytes(lengths, heads, D, size, tensors=2, skip=1):
     """The answer to 12.3: hop by hop, or one that forgets something."""
     n = len(lengths)
