@@ -15,12 +15,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from sweep import RESULTS, results_in
 
 from sparse_attn import corpus, gpt, indexer, kernels, metrics, timing
 from sparse_attn.attention import attention
 from sparse_attn.compiling import compiled
 from sparse_attn.device import facts, peak_memory, pick_device
+from sparse_attn.kernels.selection import GROUP, block_means, blocks_from_means
 from sparse_attn.kernels.sparse import RESTS
 from sparse_attn.layers import fused_attention
 from sparse_attn.patterns.flex import BLOCK, listed_mask
@@ -30,9 +32,12 @@ ROOT = Path(__file__).resolve().parent.parent
 KEEP, DECODE_KEEP = 512, 1024
 SHAPES = ((16, 16), (32, 16), (64, 16), (64, 64), (128, 64))  # queries, keys of a block
 LENGTHS = tuple(2**n for n in range(10, 17))
+BETWEEN = (1536, 3072)  # around the crossover
 CACHES = tuple(2**n for n in range(12, 19))
 MODEL_LENGTHS = tuple(2**n for n in range(10, 15))
-NAIVE, TOKENWISE, FLEX = 8192, 4096, 16_384  # lengths up to which these are run
+NAIVE, TOKENWISE = 4096, 2048  # lengths up to which these are run
+FLEX = (4096, 16_384)  # lengths for which FlexAttention is compiled
+LAST = 512  # bytes of a text that are judged when only reading is sparse
 WINDOWS = 12  # texts of 4,096 bytes on which quality is judged
 
 
@@ -97,7 +102,7 @@ def prefill(T: int, device) -> dict:
         fns["naive"] = partial(attention, q, k, v, causal=True)
     if T <= TOKENWISE:
         fns["a list for each token"] = partial(tokenwise, q, k, v)
-    flex, why = (None, "not run at this length") if T > FLEX else flexed(q, k, v)
+    flex, why = (None, "not run at this length") if T not in FLEX else flexed(q, k, v)
     if flex is not None:
         fns["FlexAttention"] = flex
     return timed(fns, device) | {"flex": why}
@@ -204,7 +209,7 @@ def model(T: int, device) -> dict:
 
     fns = {"dense": read}
     fns |= {f"sparse, {rest}": partial(with_blocks, rest) for rest in RESTS}
-    found = timed(fns, device, samples=1 if T > 8192 else 3)
+    found = timed(fns, device, samples=1 if T > 2048 else 3)
     for one in found.values():
         one["tokens per second"] = T / one["seconds"]
     return found
@@ -216,13 +221,12 @@ def quality(name: str, device) -> dict:
     net.to(device)
     T = net.config.context
     x, y = (z.to(device) for z in corpus.windows(corpus.load().validation, T, WINDOWS))
-    exact = metrics.teacher_logits(net, x)
+    exact = metrics.teacher_logits(net, x, batch=2)
     with torch.no_grad(), QUALITY[name](net):
         found = metrics.compare(exact, net, x, y)
     return {
         "bits_per_byte": found.bits_per_token,
-        "change": found.change,
-        "error": found.standard_error,
+        "changes": [a - b for a, b in zip(found.bits, found.teacher_bits, strict=True)],
         "logit_error": found.logit_error,
     }
 
@@ -231,15 +235,62 @@ def by(attend):
     return lambda net: indexer.attending(net, lambda layer, q, k, v: attend(q, k, v))
 
 
-def by_token(selector, rest):
-    return lambda net: indexer.selecting(net, selector, KEEP, rest=rest, block=64)
+def by_token(selector, rest, keep=KEEP, block=64):
+    return lambda net: indexer.selecting(net, selector, keep, rest=rest, block=block)
 
 
-def by_page(page: int, rest: str):
-    """Decoding's choice: blocks of `page` keys for each query by itself."""
-    return lambda net: indexer.selecting(
-        net, indexer.BlockMean(page), KEEP, rest=rest, block=page
-    )
+def asked_before(q, k, v, rest: str):
+    """Lists that the 64 queries before would make: nothing of them lies ahead."""
+    asks = block_means(q, GROUP)
+    asks = torch.cat((asks[:, :, : 64 // GROUP], asks[:, :, : -64 // GROUP]), dim=2)
+    blocks = blocks_from_means(asks, block_means(k, 16), KEEP // 16, causal=True)
+    return kernels.block_attention(q, k, v, blocks, causal=True, rest=rest)
+
+
+def prompt(name: str, device) -> dict:
+    """Reading alone: all but the last bytes by `name`, the last with all keys, judged.
+
+    No choice can look ahead of what is judged. Twice as many texts, as fewer bytes of
+    each count.
+    """
+    net, _ = gpt.load(ROOT / "book" / "data" / "long_teacher.safetensors")
+    net.to(device)
+    T, texts = net.config.context, corpus.load().validation
+    x, y = (z.to(device) for z in corpus.windows(texts, T, 2 * WINDOWS))
+    start = T - LAST
+
+    def attend(q, k, v):
+        past = PROMPT[name](*(z[:, :, :start] for z in (q, k, v)))
+        last = fused_attention(q[:, :, start:], k, v, causal=True)
+        return torch.cat((past, last), dim=2)
+
+    def bits() -> torch.Tensor:
+        with torch.no_grad():
+            parts = [
+                F.cross_entropy(
+                    net(a)[:, start:].transpose(1, 2), b[:, start:], reduction="none"
+                ).mean(dim=1)
+                for a, b in zip(x.split(2), y.split(2), strict=True)
+            ]
+        return torch.cat(parts) / math.log(2)
+
+    full = bits()
+    with by(attend)(net):
+        changes = bits() - full
+    return {
+        "bits_per_byte": float((full + changes).mean()),
+        "changes": changes.tolist(),
+    }
+
+
+class Pages(indexer.BlockMean):
+    """Decoding's choice: pages by their means, the last two and the first for sure."""
+
+    def scores(self, q, k, at=None):
+        key = torch.arange(k.shape[2], device=k.device) // self.size
+        query = indexer.selector.positions(q, k, at) // self.size
+        forced = (key < 1) | (key >= query[:, None] - 1)
+        return super().scores(q, k, at).masked_fill(forced, 1e9)
 
 
 QUALITY = {"full": by(partial(fused_attention, causal=True))}
@@ -247,15 +298,26 @@ for each, rest in itertools.product(SHAPES, RESTS):
     QUALITY[f"{each}, {rest}"] = by(sparse(*each, rest=rest))
 for rest in RESTS:
     QUALITY[f"window, {rest}"] = by(window(rest=rest))
-    QUALITY[f"each query, means of 16, {rest}"] = by_token(indexer.BlockMean(16), rest)
-    QUALITY[f"each query, oracle, {rest}"] = by_token(indexer.Oracle(), rest)
-    QUALITY[f"each query, window, {rest}"] = by_token(indexer.Recent(4), rest)
-    QUALITY[f"pages of 128, {rest}"] = by_page(128, rest)
+    QUALITY[f"asked before, {rest}"] = by(partial(asked_before, rest=rest))
+for name, selector in {
+    "means of 16": indexer.BlockMean(16),
+    "oracle": indexer.Oracle(),
+    "window": indexer.Recent(4),
+}.items():
+    QUALITY[f"each query, {name}"] = by_token(selector, "none")
+QUALITY["pages of 128"] = by_token(Pages(128), "none", DECODE_KEEP)
+PROMPT = {  # how all but the last 512 bytes are read
+    "(64, 16), none": sparse(),
+    "(64, 16), pooled": sparse(rest="pooled"),
+    "window, none": window(),
+    "window, pooled": window(rest="pooled"),
+}
 
 KINDS = {
     "quality": (quality, tuple(QUALITY)),
+    "prompt": (prompt, tuple(PROMPT)),
     "shapes": (shapes, (4096, 16_384)),
-    "prefill": (prefill, LENGTHS),
+    "prefill": (prefill, (*LENGTHS, *BETWEEN)),
     "decode": (decode, CACHES),
     "model": (model, MODEL_LENGTHS),
 }
@@ -271,7 +333,7 @@ def main():
     path = RESULTS / f"speed-{slug(facts(device).name)}.json"
     for kind in asked.only or KINDS:
         run, points = KINDS[kind]
-        plain = kind == "quality" or device.type != "cpu"
+        plain = kind in ("quality", "prompt") or device.type != "cpu"
         for threads, point in itertools.product(asked.threads or (1, 2), points):
             if (plain and threads > 1) or (asked.most and point > asked.most):
                 continue

@@ -21,9 +21,11 @@ from sparse_attn import corpus, gpt, indexer, kernels, metrics, timing, topk
 from sparse_attn.checks import check_count, check_counts
 from sparse_attn.demo_page import (
     BEST,
+    EACH,
     MEAN,
     PUBLISHED,
     RESTS,
+    SHARED,
     WIDTH,
     WINDOW,
     clock_lines,
@@ -33,12 +35,9 @@ from sparse_attn.demo_page import (
 from sparse_attn.device import facts, pick_device
 
 TEACHER = Path(__file__).parent.parent / "book" / "data" / "teacher.safetensors"
-# The second has the sizes that are timed, but one local block instead of four: with
-# four, 128 keys would leave nothing to choose.
-BLOCKS = {
-    "blocks of 8, for 16 queries": dict(block_q=16, block_k=8, pool=16, local=2),
-    "blocks of 16, for 64 queries": dict(block_q=64, block_k=16, pool=64, local=1),
-}
+# The sizes that are timed, but one local block instead of four: with four, 128 keys
+# would leave nothing to choose.
+SIZES = dict(block_q=64, block_k=16, pool=64, local=1)
 STAGE = 20  # ticks of the bar for a stage that has no steps
 Tick = Callable[[str, int], None]  # what comes next, and how much was done before it
 
@@ -144,15 +143,17 @@ def repaired(settings: Settings, model, text: corpus.Corpus, tick: Tick) -> dict
     x, y = corpus.windows(text.validation, settings.tokens, settings.windows)
     x, y = x.to(device), y.to(device)
     exact = metrics.teacher_logits(model, x)
-    found = {row: {} for row in (WINDOW, *BLOCKS)}
+    found = {row: {} for row in (WINDOW, EACH, SHARED)}
     for rest in RESTS:
-        recent = indexer.Recent(sinks=4)
-        with indexer.selecting(model, recent, settings.keep, rest=rest):
-            found[WINDOW][rest] = metrics.compare(exact, model, x, y)
-        for row, sizes in BLOCKS.items():
-            how = dict(keep=settings.keep, causal=True, rest=rest, dense_below=0)
-            attend = partial(kernels.sparse_attention, **how, **sizes)
-            with indexer.attending(model, lambda _, *qkv, attend=attend: attend(*qkv)):
+        how = dict(keep=settings.keep, causal=True, rest=rest, dense_below=0)
+        shared = partial(kernels.sparse_attention, **how, **SIZES)
+        recent, means = indexer.Recent(sinks=4), indexer.BlockMean(16)
+        for row, under in {
+            WINDOW: indexer.selecting(model, recent, settings.keep, rest=rest),
+            EACH: indexer.selecting(model, means, settings.keep, rest=rest),
+            SHARED: indexer.attending(model, lambda _, *qkv, by=shared: by(*qkv)),
+        }.items():
+            with under:
                 found[row][rest] = metrics.compare(exact, model, x, y)
     return found
 

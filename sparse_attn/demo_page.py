@@ -15,6 +15,7 @@ from sparse_attn.units import seconds
 WIDTH = 79
 PUBLISHED, BEST, MEAN = "as published", "softmax, 3 best keys", "mean of the past"
 WINDOW = "window and 4 sinks"
+EACH, SHARED = "a list for each query", "64 queries to a list"
 RESTS = {"none": "rest dropped", "pooled": "rest pooled"}
 
 
@@ -48,7 +49,7 @@ def repaired_lines(found: dict, keep: int, tokens: int) -> list[str]:
     for row in [row for row in found if row != WINDOW]:
         window, ours = (found[of]["pooled"].bits for of in (WINDOW, row))
         told = verdict(*difference(window, ours), "the window")
-        lines.append(f"  So a choice {row.split(', ')[1]} {told}, pooled.")
+        lines.append(f"  So {row}: it {told}, pooled.")
     return lines
 
 

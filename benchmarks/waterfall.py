@@ -1,6 +1,6 @@
 """Where a saving in FLOPs goes: from the ideal to a whole model, step by step.
 
-    python benchmarks/profile.py [--tokens 16384] [--threads 1]
+    python benchmarks/waterfall.py [--tokens 16384] [--threads 1]
 
 GPT-2 small's shape, one text, 512 keys kept. Every step is how many times faster the
 sparse way is than the dense one, measured side by side. Printed, and kept in
