@@ -1,6 +1,6 @@
 """Block-sparse attention against PyTorch's own: prefill, decoding, a model, quality.
 
-    python benchmarks/speed.py [--part I/N] [--only prefill]
+    python benchmarks/speed.py [--only prefill] [--most 8192] [--part I/N]
 
 Every run times its rivals in turns, in one process; finished runs are kept in
 results/speed-<device>.json, so that an interrupted benchmark goes on. Ratios are dense
@@ -17,14 +17,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from sweep import RESULTS, results_in
+from torch.nn.attention import flex_attention
 
 from sparse_attn import corpus, gpt, indexer, kernels, metrics, timing
 from sparse_attn.attention import attention
-from sparse_attn.compiling import compiled
 from sparse_attn.device import facts, peak_memory, pick_device
 from sparse_attn.kernels.selection import GROUP, block_means, blocks_from_means
 from sparse_attn.kernels.sparse import RESTS
-from sparse_attn.layers import fused_attention
+from sparse_attn.layers import fused_attention, window_mask
 from sparse_attn.patterns.flex import BLOCK, listed_mask
 from sparse_attn.units import slug
 
@@ -32,13 +32,14 @@ ROOT = Path(__file__).resolve().parent.parent
 KEEP, DECODE_KEEP = 512, 1024
 SHAPES = ((16, 16), (32, 16), (64, 16), (64, 64), (128, 64))  # queries, keys of a block
 LENGTHS = tuple(2**n for n in range(10, 17))
-BETWEEN = (1536, 3072)  # around the crossover
-CACHES = tuple(2**n for n in range(12, 19))
+BETWEEN = (1536, 1600)  # the last dense length for 512 keys, and one beyond
+CACHES = tuple(2**n for n in range(12, 19, 2))
 MODEL_LENGTHS = tuple(2**n for n in range(10, 15))
+SLOW = ("naive", "a list for each token")
 NAIVE, TOKENWISE = 4096, 2048  # lengths up to which these are run
 FLEX = (4096, 16_384)  # lengths for which FlexAttention is compiled
 LAST = 512  # bytes of a text that are judged when only reading is sparse
-WINDOWS = 12  # texts of 4,096 bytes on which quality is judged
+WINDOWS = 24  # texts of 4,096 bytes on which quality is judged
 
 
 def settings(device):
@@ -54,17 +55,30 @@ def drawn(device, T: int):
     return torch.randn(1, H, T, D, **like), *torch.randn(2, 1, Hkv, T, D, **like)
 
 
-def timed(fns: dict, device, against: str = "dense", samples=None) -> dict:
-    """Seconds of each, its ratio to `against`, and memory beyond inputs and outputs."""
-    taken = timing.measure_together(fns, device=device, samples=samples)
+def timed(fns: dict, device, samples=None, calls: int = 1) -> dict:
+    """Seconds of each, times as fast as "dense", and memory beyond what was given.
+
+    calls: how many follow each other before the next one's turn, so that short ones
+    do not pay for what their neighbor left in the processor's cache.
+    """
+
+    def repeated(fn):
+        for _ in range(calls):
+            fn()
+
+    taken = timing.measure_together(
+        {name: partial(repeated, fn) for name, fn in fns.items()},
+        device=device,
+        samples=samples,
+    )
     found = {}
     for name, one in taken.items():
         with peak_memory(device) as peak:
             fns[name]()
-        gain = timing.ratio(taken[against], one)
+        gain = timing.ratio(taken["dense"], one)
         found[name] = {
-            "seconds": one.median,
-            "interval": [float(one.low), float(one.high)],
+            "seconds": one.median / calls,
+            "interval": [float(x) / calls for x in (one.low, one.high)],
             "ratio": [float(x) for x in (gain.value, gain.low, gain.high)],
             "bytes": peak.bytes,
         }
@@ -102,10 +116,16 @@ def prefill(T: int, device) -> dict:
         fns["naive"] = partial(attention, q, k, v, causal=True)
     if T <= TOKENWISE:
         fns["a list for each token"] = partial(tokenwise, q, k, v)
-    flex, why = (None, "not run at this length") if T not in FLEX else flexed(q, k, v)
-    if flex is not None:
-        fns["FlexAttention"] = flex
-    return timed(fns, device) | {"flex": why}
+    if T in FLEX:
+        fns["FlexAttention"] = flexed(q, k, v)
+    slow = {name: fns.pop(name) for name in SLOW if name in fns}
+    found = timed(fns, device, calls=max(1, 8192 // T))
+    if slow:  # in turns of their own: they leave nothing in the cache
+        slow["dense"] = fns["dense"]
+        found |= {
+            name: one for name, one in timed(slow, device, 3).items() if name in SLOW
+        }
+    return found
 
 
 def tokenwise(q, k, v):
@@ -125,15 +145,14 @@ def tokenwise(q, k, v):
 
 
 def flexed(q, k, v):
-    """FlexAttention on blocks of 128 keys chosen alike, compiled; or None and why."""
+    """FlexAttention on blocks of 128 keys chosen alike, compiled."""
     blocks = kernels.select_blocks(
         q, k, KEEP // BLOCK, causal=True, block_q=BLOCK, block_k=BLOCK, local=1
     )
     mask = listed_mask(blocks, q.shape[2])
-    attend = torch.nn.attention.flex_attention.flex_attention
-    run = partial(attend, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
-    kernel, why = compiled(run, q, k, v)
-    return (None, why) if kernel is None else (partial(kernel, q, k, v), "")
+    attend = torch.compile(flex_attention.flex_attention, dynamic=False)
+    how = dict(block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+    return partial(attend, q, k, v, **how)
 
 
 def shapes(T: int, device) -> dict:
@@ -144,7 +163,7 @@ def shapes(T: int, device) -> dict:
         fns[f"{size}, {rest}"] = partial(sparse(*size, rest=rest), q, k, v)
     for rest in RESTS:
         fns[f"window, {rest}"] = partial(window(rest=rest), q, k, v)
-    return timed(fns, device)
+    return timed(fns, device, calls=2)
 
 
 def decode(S: int, device) -> dict:
@@ -184,9 +203,10 @@ def decode(S: int, device) -> dict:
         "as it is called": step,
     }
     if device.type != "cuda":
+        torch._dynamo.reset()  # or it counts the shapes of all lengths together
         kernel = kernels.compiled_decode()
         fns["sparse, compiled"] = partial(step, dense_below=0, kernel=kernel)
-    return timed(fns, device)
+    return timed(fns, device, calls=16)
 
 
 def model(T: int, device) -> dict:
@@ -235,10 +255,6 @@ def by(attend):
     return lambda net: indexer.attending(net, lambda layer, q, k, v: attend(q, k, v))
 
 
-def by_token(selector, rest, keep=KEEP, block=64):
-    return lambda net: indexer.selecting(net, selector, keep, rest=rest, block=block)
-
-
 def asked_before(q, k, v, rest: str):
     """Lists that the 64 queries before would make: nothing of them lies ahead."""
     asks = block_means(q, GROUP)
@@ -250,13 +266,12 @@ def asked_before(q, k, v, rest: str):
 def prompt(name: str, device) -> dict:
     """Reading alone: all but the last bytes by `name`, the last with all keys, judged.
 
-    No choice can look ahead of what is judged. Twice as many texts, as fewer bytes of
-    each count.
+    No choice can look ahead of what is judged.
     """
     net, _ = gpt.load(ROOT / "book" / "data" / "long_teacher.safetensors")
     net.to(device)
     T, texts = net.config.context, corpus.load().validation
-    x, y = (z.to(device) for z in corpus.windows(texts, T, 2 * WINDOWS))
+    x, y = (z.to(device) for z in corpus.windows(texts, T, WINDOWS))
     start = T - LAST
 
     def attend(q, k, v):
@@ -283,14 +298,42 @@ def prompt(name: str, device) -> dict:
     }
 
 
-class Pages(indexer.BlockMean):
-    """Decoding's choice: pages by their means, the last two and the first for sure."""
+def each_query(q, k, v, choose, size: int):
+    """A list of blocks of `size` keys for each query; the choice made dense, to judge.
 
-    def scores(self, q, k, at=None):
-        key = torch.arange(k.shape[2], device=k.device) // self.size
-        query = indexer.selector.positions(q, k, at) // self.size
-        forced = (key < 1) | (key >= query[:, None] - 1)
-        return super().scores(q, k, at).masked_fill(forced, 1e9)
+    choose(scores of means (B, H, T, n), own block (T, 1)) -> ids (B, H, T, keep).
+    """
+    T, n = q.shape[2], -(-k.shape[2] // size)
+    own = torch.arange(T, device=q.device)[:, None] // size
+    ids = choose(q @ block_means(k, size).mT, own)
+    listed = torch.zeros(*q.shape[:3], n + 1, dtype=torch.bool, device=q.device)
+    listed = listed.scatter(-1, ids.where(ids >= 0, n), True)[..., :n]
+    pairs = listed.repeat_interleave(size, dim=-1)[..., :T]
+    return fused_attention(q, k, v, causal=True, mask=pairs)
+
+
+def by_means(scores, own, keep: int, local: int):
+    """The rule of the lists: the own block, `local` before it, the first, the best."""
+    column = torch.arange(scores.shape[-1], device=scores.device)
+    forced = (column < 1) | (column >= own - local)
+    scores = scores.masked_fill(forced, torch.inf)
+    best = scores.masked_fill(column > own, -torch.inf).topk(keep, dim=-1)
+    return best.indices.masked_fill(best.values == -torch.inf, -1)
+
+
+def oracle(q, k, v):
+    """The keys of the highest scores, each query for itself."""
+    T = q.shape[2]
+    future = torch.ones(T, T, dtype=torch.bool, device=q.device).triu(1)
+    scores = (q @ k.mT).masked_fill(future, -torch.inf)
+    least = scores.topk(KEEP, dim=-1).values[..., -1:]
+    return fused_attention(q, k, v, causal=True, mask=scores >= least)
+
+
+def recent(q, k, v):
+    T = q.shape[2]
+    mask = window_mask(T, T, KEEP - 4, sinks=4, device=q.device)
+    return fused_attention(q, k, v, mask=mask)
 
 
 QUALITY = {"full": by(partial(fused_attention, causal=True))}
@@ -299,13 +342,14 @@ for each, rest in itertools.product(SHAPES, RESTS):
 for rest in RESTS:
     QUALITY[f"window, {rest}"] = by(window(rest=rest))
     QUALITY[f"asked before, {rest}"] = by(partial(asked_before, rest=rest))
-for name, selector in {
-    "means of 16": indexer.BlockMean(16),
-    "oracle": indexer.Oracle(),
-    "window": indexer.Recent(4),
-}.items():
-    QUALITY[f"each query, {name}"] = by_token(selector, "none")
-QUALITY["pages of 128"] = by_token(Pages(128), "none", DECODE_KEEP)
+MEANS = partial(by_means, keep=KEEP // 16, local=4)
+PAGES = partial(by_means, keep=DECODE_KEEP // 128, local=1)
+QUALITY |= {
+    "each query, means of 16": by(partial(each_query, choose=MEANS, size=16)),
+    "each query, window": by(recent),
+    "each query, oracle": by(oracle),
+    "pages of 128": by(partial(each_query, choose=PAGES, size=128)),
+}
 PROMPT = {  # how all but the last 512 bytes are read
     "(64, 16), none": sparse(),
     "(64, 16), pooled": sparse(rest="pooled"),
@@ -316,7 +360,7 @@ PROMPT = {  # how all but the last 512 bytes are read
 KINDS = {
     "quality": (quality, tuple(QUALITY)),
     "prompt": (prompt, tuple(PROMPT)),
-    "shapes": (shapes, (4096, 16_384)),
+    "shapes": (shapes, (4096,)),
     "prefill": (prefill, (*LENGTHS, *BETWEEN)),
     "decode": (decode, CACHES),
     "model": (model, MODEL_LENGTHS),
@@ -328,12 +372,15 @@ def main():
     parser.add_argument("--only", choices=KINDS, action="append")
     parser.add_argument("--threads", type=int, choices=(1, 2), action="append")
     parser.add_argument("--most", type=int, help="the greatest length or cache")
+    parser.add_argument("--part", default="1/1", help="I/N: every N-th point from I on")
     asked = parser.parse_args()
+    part, parts = map(int, asked.part.split("/"))
     device = pick_device()
     path = RESULTS / f"speed-{slug(facts(device).name)}.json"
     for kind in asked.only or KINDS:
         run, points = KINDS[kind]
         plain = kind in ("quality", "prompt") or device.type != "cpu"
+        points = points[part - 1 :: parts]
         for threads, point in itertools.product(asked.threads or (1, 2), points):
             if (plain and threads > 1) or (asked.most and point > asked.most):
                 continue

@@ -63,8 +63,9 @@ def sparse_attention(
     blocks; never T x T. If causal, up to block_q - 1 later queries have a say in which
     past keys a query sees, see `select_blocks`.
     Raises ValueError for arguments that do not fit.
-    Source: selection by block means, Lu et al. 2025 (MoBA); a selection shared by a
-    block of queries, and a second branch over compressed keys, Yuan et al. 2025 (NSA).
+    Source: selection by block means, Lu et al. 2025 (MoBA); one shared by a block of
+    queries, Gao et al. 2024 (SeerAttention); a branch over compressed keys beside it,
+    Yuan et al. 2025 (NSA).
     """
     check_qkv(q, k, v)
     check_choice("rest", rest, RESTS)
