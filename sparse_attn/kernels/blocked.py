@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sparse_attn.flash.online import merge, shift
+from sparse_attn.flash.online import shift
+from sparse_attn.kernels.attend import attend, joined
 
 ROWS = 512  # queries whose blocks are gathered together
 
@@ -24,7 +25,7 @@ class Part:
     """Rows of query blocks of one head that list equally many blocks of keys.
 
     keys (R, n): their blocks; mask: what is added to their scores, None where all keys
-    are seen.
+    are seen. sees: whether every query is known to see a key.
     """
 
     b: int
@@ -32,16 +33,16 @@ class Part:
     rows: slice
     keys: Tensor
     mask: Tensor | None
+    sees: bool
 
 
 def forward(
-    q, k, v, blocks, bias, mean_k, mean_v, causal, scale, block_q, block_k, pool=None
+    q, k, v, blocks, bias, mean_k, mean_v, causal, scale, block_q, block_k, pool
 ):
     """out (B, H, T, D) and lse (B, H, T), in fp32 or the dtype of q if wider.
 
     bias (B, H, n_q, n_pools): added to the scores of the pooled entries mean_k and
-    mean_v, (B, Hkv, n_pools, D); None for no such entries. pool: for `fused`, which
-    must know the size of entries; here the bias says it all.
+    mean_v, (B, Hkv, n_pools, D), of `pool` keys each; None for no such entries.
     """
     (T, S), groups = (q.shape[2], k.shape[2]), q.shape[1] // k.shape[1]
     q, k, v = (_blocks(x, n) for x, n in ((q, block_q), (k, block_k), (v, block_k)))
@@ -56,18 +57,19 @@ def forward(
         found = attend(*whole, None, scale, causal=True)
         for x, y in zip((out, lse), found, strict=True):
             x[:, :, :first] = y.unflatten(2, (first, block_q))
-    heads = _heads(k, v)
+    heads, room = _heads(k, v), _room(q, blocks, block_k)
     for part in _parts(q, blocks, causal, block_q, block_k, first, S):
         b, h, rows, shared = part.b, part.h, part.rows, part.h // groups
         mine = q[b, h, rows, None]  # (R, 1, block_q, D)
-        near, far = (_gather(x, part.keys) for x in heads(b, shared))
-        found = attend(mine, near, far, part.mask, scale)
-        if bias is not None:
-            add, n = _pooled(bias[b, h, rows], causal)
+        pairs = zip(heads(b, shared), room, strict=True)
+        near, far = (_gather(x, part.keys, x_room) for x, x_room in pairs)
+        found = attend(mine, near, far, part.mask, scale, sees=part.sees)
+        n = 0 if bias is None else _reach(part, bias, causal, block_q, pool)
+        if n:
             near, far = (x[b, shared, None, None, :n] for x in (mean_k, mean_v))
             near, far = (x.expand(len(mine), -1, -1, -1) for x in (near, far))
-            rest = attend(mine, near, far, add, scale)
-            found = merge(*zip(found, rest, strict=True)) if n else found
+            add = bias[b, h, rows, None, None, :n]
+            found = joined(found, attend(mine, near, far, add, scale))
         out[b, h, rows], lse[b, h, rows] = (x[:, 0] for x in found)
     return out.flatten(2, 3)[:, :, :T], lse.flatten(2, 3)[:, :, :T]
 
@@ -88,7 +90,7 @@ def backward(
     scale,
     block_q,
     block_k,
-    pool=None,
+    pool,
 ):
     """dq, dk, dv, and the gradients of mean_k and mean_v, None without bias.
 
@@ -114,10 +116,11 @@ def backward(
         for total, x in ((dk, near), (dv, far)):
             rows = x.reshape(-1, *total.shape[3:])  # (R n, block_k, D)
             total[part.b, shared].index_add_(0, part.keys.flatten(), rows)
-        if means:
-            add, n = _pooled(bias[at], causal)
+        n = _reach(part, bias, causal, block_q, pool) if means else 0
+        if n:
             near, far = (x[part.b, shared, None, :n] for x in means)
-            grad, near, far = _slopes(*fixed, near, far, add[:, 0], scale)
+            add = bias[at][:, None, :n]
+            grad, near, far = _slopes(*fixed, near, far, add, scale)
             dq[at] += grad
             for total, x in zip(dmeans, (near, far), strict=True):
                 total[part.b, shared, :n] += x.sum(dim=0)
@@ -132,40 +135,6 @@ def _slopes(q, dout, top, offset, k, v, mask, scale):
     weights = (scores if mask is None else scores + mask).sub_(top).exp_()
     slope = weights * (dout @ v.mT - offset)
     return scale * (slope @ k), scale * (slope.mT @ q), weights.mT @ dout
-
-
-def attend(q, k, v, mask, scale, causal=False) -> tuple[Tensor, Tensor]:
-    """Attention (R, H, T, D) and its log-sum-exp (R, H, T), -inf where nothing is seen.
-
-    On a CPU by the kernel behind scaled_dot_product_attention, which knows the
-    log-sum-exp but has no public name that returns it.
-    """
-    wide = torch.promote_types(q.dtype, torch.float32)
-    if not k.shape[2]:
-        return torch.zeros_like(q), q.new_full(q.shape[:-1], -torch.inf, dtype=wide)
-    if q.device.type == "cpu":
-        mask = None if mask is None else mask.to(q.dtype)
-        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, causal, attn_mask=mask, scale=scale
-        )
-    else:
-        out, lse = by_formula(*(x.to(wide) for x in (q, k, v)), mask, scale, causal)
-        out = out.to(q.dtype)
-    if mask is not None:  # the kernel gives such rows 0 as their log-sum-exp
-        blind = mask.amax(dim=-1) == -torch.inf
-        lse = lse.masked_fill(blind, -torch.inf)
-    return out, lse
-
-
-def by_formula(q, k, v, mask, scale, causal) -> tuple[Tensor, Tensor]:
-    """`attend` for devices whose kernels keep the log-sum-exp to themselves."""
-    scores = scale * (q @ k.mT)
-    if causal:
-        future = torch.ones(scores.shape[-2:], device=q.device).triu(1).bool()
-        scores = scores.masked_fill(future, -torch.inf)
-    scores = scores if mask is None else scores + mask
-    lse = scores.logsumexp(dim=-1)
-    return (scores - shift(lse)[..., None]).exp() @ v, lse
 
 
 def complete_rows(blocks: Tensor, per: int) -> int:
@@ -192,17 +161,18 @@ def _parts(q, blocks, causal, block_q, block_k, first, S) -> Iterator[Part]:
     place = torch.arange(block_q, device=blocks.device)
     corner = q.new_zeros(block_q, block_q)
     corner = corner.masked_fill(place > place[:, None], -torch.inf)
+    masked = lru_cache(1)(lambda before: F.pad(corner, (before, 0))[None, None])
     for b, heads in enumerate(kinds):
         for h, row_kinds in enumerate(heads):
             for i, j, (n, kind) in _runs(row_kinds, most):
                 rows = slice(first + i, first + j)
                 keys, mask = blocks[b, h, rows, :n], None
                 if kind == OWN:
-                    mask = F.pad(corner, (n * block_k - block_q, 0))[None, None]
+                    mask = masked(n * block_k - block_q)
                 elif kind == ODD:
                     at = row[rows, None] * block_q + place  # (R, block_q)
                     mask = _mask(at, keys, causal, block_k, S).to(q.dtype)
-                yield Part(b, h, rows, keys, mask)
+                yield Part(b, h, rows, keys, mask, kind != ODD)
 
 
 OWN, ODD = 1, 2  # lists that end with the queries' own blocks; that need a mask
@@ -228,12 +198,17 @@ def _mask(at: Tensor, keys: Tensor, causal: bool, block_k: int, S: int) -> Tenso
     return mask.masked_fill_(hidden, -torch.inf)[:, None]
 
 
-def _pooled(bias: Tensor, causal: bool) -> tuple[Tensor, int]:
-    """bias (R, n_k) as a mask (R, 1, 1, n), up to the last entry that some row sees."""
-    if causal:
-        some = (bias > -torch.inf).any(dim=0).nonzero()
-        bias = bias[:, : int(some[-1]) + 1 if len(some) else 0]
-    return bias[:, None, None], bias.shape[1]
+def _reach(part: Part, bias: Tensor, causal: bool, block_q: int, pool: int) -> int:
+    """How many of the first pooled entries some row of the part may see."""
+    last = (part.rows.stop - 1) * block_q // pool
+    return min(bias.shape[-1], last) if causal else bias.shape[-1]
+
+
+def _room(q: Tensor, blocks: Tensor, block_k: int) -> Tensor:
+    """Two places, (rows, block_k D) each, for the blocks of a part: used by all, since
+    fresh memory costs more than what is written to it."""
+    rows = min(blocks.shape[2], max(1, ROWS // q.shape[3])) * blocks.shape[-1]
+    return q.new_empty(2, rows, block_k * q.shape[-1])
 
 
 def _blocks(x: Tensor, size: int) -> Tensor:
@@ -252,7 +227,8 @@ def _heads(k: Tensor, v: Tensor):
     return heads
 
 
-def _gather(x: Tensor, keys: Tensor) -> Tensor:
+def _gather(x: Tensor, keys: Tensor, room: Tensor | None = None) -> Tensor:
     """Blocks `keys` (R, n) of one head (n_k, size, D) -> (R, 1, n size, D)."""
-    found = x.flatten(1).index_select(0, keys.flatten())
+    room = None if room is None else room[: keys.numel()]
+    found = torch.index_select(x.flatten(1), 0, keys.flatten(), out=room)
     return found.view(len(keys), 1, -1, x.shape[-1])

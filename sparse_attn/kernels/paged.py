@@ -20,13 +20,15 @@ from sparse_attn.checks import (
     check_vectors,
 )
 from sparse_attn.flash.online import merge
-from sparse_attn.kernels.blocked import attend
+from sparse_attn.kernels.attend import attend
 from sparse_attn.kernels.fitting import has_kernels, width_of
 from sparse_attn.kernels.sparse import RESTS
 from sparse_attn.layers import fused_attention
 
 PAGE = 128  # tokens
-CROSSOVER = 3  # sparse wins from about 3 keep tokens on, measured by benchmarks/speed.py
+CROSSOVER = (
+    3  # sparse wins from about 3 keep tokens on, measured by benchmarks/speed.py
+)
 
 
 class PagedCache:
