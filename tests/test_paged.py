@@ -230,11 +230,15 @@ def test_up_to_the_crossover_attention_is_exact():
     assert torch.equal(sparse_decode(q, short, keep), dense)
     listed = sparse_decode(q, short, keep, dense_below=0)
     assert not torch.allclose(listed, dense)
-    assert torch.equal(sparse_decode(q, short, keep, dense_below=191), listed)
+    assert torch.equal(
+        sparse_decode(q, short, keep, dense_below=CROSSOVER * keep - 1), listed
+    )
     listed = sparse_decode(q, long, keep, dense_below=0)
     assert torch.equal(sparse_decode(q, long, keep), listed)
     dense = fused_attention(q, k, v)
-    assert torch.equal(sparse_decode(q, long, keep, dense_below=193), dense)
+    assert torch.equal(
+        sparse_decode(q, long, keep, dense_below=CROSSOVER * keep + 1), dense
+    )
 
 
 @each_path

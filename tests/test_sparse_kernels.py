@@ -26,6 +26,7 @@ from sparse_attn.kernels import (
     selection,
     sparse_attention,
 )
+from sparse_attn.kernels.attend import by_formula
 from sparse_attn.kernels.sparse import CROSSOVER
 from sparse_attn.layers import fused_attention
 
@@ -348,11 +349,11 @@ def test_the_gradient_is_the_derivative_that_of_the_log_sum_exp_included(
 def test_devices_without_such_a_kernel_get_the_same_from_the_formula(
     dtype, rest, monkeypatch
 ):
-    def elsewhere(q, k, v, mask, scale, causal=False):
+    def elsewhere(q, k, v, mask, scale, causal=False, sees=False):
         wide = (y.float() for y in (q, k, v))
         if not k.shape[2]:
             return attend(q, k, v, mask, scale, causal)
-        out, lse = blocked.by_formula(*wide, mask, scale, causal)
+        out, lse = by_formula(*wide, mask, scale, causal)
         return out.to(q.dtype), lse
 
     attend = blocked.attend
