@@ -119,7 +119,8 @@ def prefill(T: int, device) -> dict:
     if T in FLEX:
         fns["FlexAttention"] = flexed(q, k, v)
     slow = {name: fns.pop(name) for name in SLOW if name in fns}
-    found = timed(fns, device, calls=max(3 if T < 32_768 else 1, 8192 // T))
+    calls = max(3 if T < 32_768 else 1, 8192 // T)
+    found = timed(fns, device, samples=2 if T > 32_768 else None, calls=calls)
     if slow:  # in turns of their own: they leave nothing in the cache
         slow["dense"] = fns["dense"]
         found |= {

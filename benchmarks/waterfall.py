@@ -1,6 +1,6 @@
 """Where a saving in FLOPs goes: from the ideal to a whole model, step by step.
 
-    python benchmarks/waterfall.py [--tokens 16384] [--threads 1]
+    python benchmarks/waterfall.py [--tokens 4096] [--threads 1]
 
 GPT-2 small's shape, one text, 512 keys kept. Every step is how many times faster the
 sparse way is than the dense one, measured side by side. Printed, and kept in
@@ -84,7 +84,7 @@ def ideal(blocks, T: int) -> float:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--tokens", type=int, default=16_384)
+    parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--threads", type=int)
     asked = parser.parse_args()
     if asked.threads:
