@@ -732,7 +732,7 @@ def test_no_tensor_is_larger_than_its_due(T, rest):
     q, k, v = leaves_of(*vectors(T, H=1, Hkv=1, D=D))
     means = T // selection.GROUP * T // selection.BLOCK_K
     assert means < selection.HELD
-    at_once = blocked.ROWS * torch.get_num_threads()
+    at_once = blocked.ROWS  # T is not LONG
     rows = at_once // selection.BLOCK_Q
     due = max(q.numel(), means, 2 * rows * keep * D)
     with Largest() as forward:

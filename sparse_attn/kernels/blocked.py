@@ -17,7 +17,8 @@ from torch import Tensor
 from sparse_attn.flash.online import shift
 from sparse_attn.kernels.attend import attend, joined
 
-ROWS = 512  # queries whose blocks are gathered together, for each thread
+ROWS = 512  # queries whose blocks are gathered together ...
+LONG = 8192  # ... or, in longer texts, as many for each thread
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def complete_rows(blocks: Tensor, per: int) -> int:
 
 def _parts(q, blocks, causal, block_q, block_k, first, S) -> Iterator[Part]:
     """The rows of query blocks from `first` on, in runs of equal count and form."""
-    per, most = block_q // block_k, max(1, ROWS * torch.get_num_threads() // block_q)
+    per, most = block_q // block_k, _at_once(blocks, block_q)
     row = torch.arange(blocks.shape[2], device=blocks.device)
     counts, last = (blocks >= 0).sum(dim=-1), blocks.amax(dim=-1)  # (B, H, n_q)
     start = row * per if causal else S // block_k  # blocks before it are seen whole
@@ -204,10 +205,16 @@ def _reach(part: Part, bias: Tensor, causal: bool, block_q: int, pool: int) -> i
     return min(bias.shape[-1], last) if causal else bias.shape[-1]
 
 
+def _at_once(blocks: Tensor, block_q: int) -> int:
+    """Rows of query blocks to a part: more parts cost calls, larger ones the cache."""
+    threads = torch.get_num_threads() if blocks.shape[2] * block_q > LONG else 1
+    return max(1, ROWS * threads // block_q)
+
+
 def _room(q: Tensor, blocks: Tensor, block_k: int) -> Tensor:
     """Two places, (rows, block_k D) each, for the blocks of a part: used by all, since
     fresh memory costs more than what is written to it."""
-    most = max(1, ROWS * torch.get_num_threads() // q.shape[3])
+    most = _at_once(blocks, q.shape[3])
     rows = min(blocks.shape[2], most) * blocks.shape[-1]
     return q.new_empty(2, rows, block_k * q.shape[-1])
 
