@@ -11,8 +11,8 @@ import argparse
 from functools import partial
 
 import torch
-from speed import KEEP, by, sparse
 from sweep import RESULTS, results_in
+from ways import KEEP, by, sparse
 
 from sparse_attn import gpt, kernels, timing
 from sparse_attn.device import facts, pick_device
