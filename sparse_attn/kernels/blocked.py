@@ -37,6 +37,7 @@ class Part:
     sees: bool
 
 
+@torch.no_grad()
 def forward(
     q, k, v, blocks, bias, mean_k, mean_v, causal, scale, block_q, block_k, pool
 ):
