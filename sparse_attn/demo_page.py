@@ -49,7 +49,7 @@ def repaired_lines(found: dict, keep: int, tokens: int) -> list[str]:
     for row in [row for row in found if row != WINDOW]:
         window, ours = (found[of]["pooled"].bits for of in (WINDOW, row))
         told = verdict(*difference(window, ours), "the window")
-        lines.append(f"  So {row}: it {told}, pooled.")
+        lines.append(f"  So {row} {told}, pooled.")
     return lines
 
 
