@@ -93,7 +93,7 @@ def serving_price(
     step = assumed.per_million(works["decode"](T, K), batch)
     devices = assumed.devices(works["decode"](T, K))
     return plot.describe(
-        caption=f"{finding} per million tokens, at {_dollars(price)} per device-hour. "
+        caption=f"{finding} per million tokens, at ${price:g} per device-hour. "
         f"With K keys a decoded token takes {three(step.joules)} J; weights and whole "
         f"caches, {batch} at once, the memory of {plain(devices)} "
         f"device{'s' * (devices > 1)}. Assumed, not measured.",
