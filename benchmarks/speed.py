@@ -16,9 +16,9 @@ import torch
 from judging import PROMPT, QUALITY, prompt, quality
 from sweep import RESULTS, results_in
 from torch.nn.attention import flex_attention
-from ways import DECODE_KEEP, KEEP, SHAPES, sparse, tokenwise, window
+from ways import DECODE_KEEP, KEEP, SHAPES, by, read, sparse, tokenwise, window
 
-from sparse_attn import gpt, indexer, kernels, timing
+from sparse_attn import gpt, kernels, timing
 from sparse_attn.attention import attention
 from sparse_attn.device import facts, peak_memory, pick_device
 from sparse_attn.kernels.sparse import RESTS
@@ -181,19 +181,12 @@ def model(T: int, device) -> dict:
     net = gpt.GPT(gpt.GPTConfig.gpt2(context=max(MODEL_LENGTHS))).to(device).eval()
     tokens = torch.randint(net.config.vocab, (1, T), device=device)
 
-    @torch.no_grad()
-    def read():
-        x = net.embed(tokens)
-        for block in net.blocks:
-            x = block(x)
-        return net.head(net.norm(x[:, -1]))
-
     def with_blocks(rest):
         attend = partial(kernels.sparse_attention, keep=KEEP, causal=True, rest=rest)
-        with indexer.attending(net, lambda layer, q, k, v: attend(q, k, v)):
-            return read()
+        with by(attend)(net):
+            return read(net, tokens)
 
-    fns = {"dense": read}
+    fns = {"dense": partial(read, net, tokens)}
     fns |= {f"sparse, {rest}": partial(with_blocks, rest) for rest in RESTS}
     found = timed(fns, device, samples=1 if T > 2048 else 3)
     for one in found.values():

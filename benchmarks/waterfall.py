@@ -12,15 +12,18 @@ from functools import partial
 
 import torch
 from sweep import RESULTS, results_in
-from ways import KEEP, by, sparse
+from ways import KEEP, by, read, sparse
 
 from sparse_attn import gpt, kernels, timing
 from sparse_attn.device import facts, pick_device
-from sparse_attn.kernels.selection import block_means, blocks_from_means
+from sparse_attn.kernels.selection import (
+    BLOCK_K,
+    GROUP,
+    block_means,
+    blocks_from_means,
+)
 from sparse_attn.layers import fused_attention
 from sparse_attn.units import slug
-
-GROUP, BLOCK = 16, 16
 
 
 def waterfall(T: int, device) -> list[tuple[str, float]]:
@@ -30,8 +33,8 @@ def waterfall(T: int, device) -> list[tuple[str, float]]:
     net = gpt.GPT(config).to(device).eval()
     H, D = config.heads, config.width // config.heads
     q, k, v = torch.randn(3, 1, H, T, D, device=device)
-    asks, answers = block_means(q, GROUP), block_means(k, BLOCK)
-    n = KEEP // BLOCK
+    asks, answers = block_means(q, GROUP), block_means(k, BLOCK_K)
+    n = KEEP // BLOCK_K
     blocks = kernels.select_blocks(q, k, n, causal=True)
 
     def ranked():
@@ -53,13 +56,6 @@ def waterfall(T: int, device) -> list[tuple[str, float]]:
     def layer():
         return net.blocks[0](x)
 
-    @torch.no_grad()
-    def model():
-        y = net.embed(tokens)
-        for block in net.blocks:
-            y = block(y)
-        return net.head(net.norm(y[:, -1]))
-
     def under(run):
         with imposed(net):
             return run()
@@ -69,7 +65,10 @@ def waterfall(T: int, device) -> list[tuple[str, float]]:
         (name, timing.ratio(taken["dense"], taken[name]).value)
         for name in list(attention)[1:]
     ]
-    for name, run in (("whole layer", layer), ("whole model", model)):
+    for name, run in (
+        ("whole layer", layer),
+        ("whole model", partial(read, net, tokens)),
+    ):
         both = {"dense": run, "sparse": partial(under, run)}
         taken = timing.measure_together(both, device=device, samples=1)
         steps.append((name, timing.ratio(taken["dense"], taken["sparse"]).value))

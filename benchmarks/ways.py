@@ -43,3 +43,12 @@ def tokenwise(q, k, v):
         weights = weights.masked_fill(best.values[0] == -torch.inf, -torch.inf)
         out[0, h] = (weights.softmax(-1)[:, None] @ far).squeeze(1)
     return out
+
+
+@torch.no_grad()
+def read(net, tokens):
+    """A text read by a GPT, and logits of the next token alone."""
+    x = net.embed(tokens)
+    for block in net.blocks:
+        x = block(x)
+    return net.head(net.norm(x[:, -1]))

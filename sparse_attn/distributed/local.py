@@ -13,7 +13,8 @@ from torch import Tensor
 from sparse_attn import kernels
 from sparse_attn.distributed.layout import Spans, pieces
 from sparse_attn.flash import merge
-from sparse_attn.kernels import blocked
+from sparse_attn.kernels.attend import attend as attend_dense
+from sparse_attn.kernels.attend import positive
 
 
 class Partial:
@@ -24,8 +25,7 @@ class Partial:
 
     def __init__(self, q: Tensor, spans: Spans, *, causal: bool, scale: float | None):
         scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-        if scale <= 0:  # kernels mask before they scale: put the sign in q
-            q, scale = -q if scale else 0 * q, -scale or 1.0
+        q, scale = positive(q, scale)
         self.q, self.spans, self.causal, self.scale = q, spans, causal, scale
         wide = torch.promote_types(q.dtype, torch.float32)
         self.out = torch.zeros_like(q, dtype=wide)
@@ -56,4 +56,4 @@ def attend(q, k, v, causal: bool, scale: float) -> tuple[Tensor, Tensor]:
         return kernels.flash_forward(q, k, v, causal=causal, scale=scale)
     groups = q.shape[1] // k.shape[1]
     k, v = (x.repeat_interleave(groups, dim=1) if groups > 1 else x for x in (k, v))
-    return blocked.attend(q, k, v, None, scale, causal)
+    return attend_dense(q, k, v, None, scale, causal)

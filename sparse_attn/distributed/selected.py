@@ -14,9 +14,8 @@ from sparse_attn.checks import check_choice, check_finite, check_qkv
 from sparse_attn.distributed.fetch import fetch, relabel
 from sparse_attn.distributed.layout import block_starts, spans_of
 from sparse_attn.distributed.local import Partial
-from sparse_attn.distributed.settings import check_pool
 from sparse_attn.distributed.wire import all_gather, all_lengths, place
-from sparse_attn.kernels import blocked
+from sparse_attn.kernels.attend import attend
 from sparse_attn.kernels.selection import (
     BLOCK_K,
     BLOCK_Q,
@@ -25,6 +24,7 @@ from sparse_attn.kernels.selection import (
     block_means,
     blocks_from_means,
     check_blocks,
+    check_pool,
 )
 from sparse_attn.kernels.sparse import RESTS, block_attention, pooled_bias
 
@@ -138,5 +138,5 @@ def _pooled(mine: Partial, mean_k, mean_v, bias: Tensor, block_q: int):
         rows = slice(i * block_q, min(T, (i + most) * block_q))
         add = bias[:, :, i : i + most, :n].repeat_interleave(block_q, dim=2)
         add = add[:, :, : rows.stop - rows.start]  # (B, H, rows, n)
-        found = blocked.attend(mine.q[:, :, rows], near, far, add, mine.scale)
+        found = attend(mine.q[:, :, rows], near, far, add, mine.scale)
         mine.join(rows, *found)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from sparse_attn.checks import check_choice, check_count, check_counts
 from sparse_attn.distributed.layout import block_layout
-from sparse_attn.kernels.selection import BLOCK_K, BLOCK_Q, POOL
+from sparse_attn.kernels.selection import BLOCK_K, BLOCK_Q, POOL, check_pool
 from sparse_attn.kernels.sparse import RESTS
 
 DTYPES = ("float64", "float32", "bfloat16", "float16")
@@ -69,14 +69,3 @@ class Settings:
         block_layout(self.tokens, N, self.block_q)
         if self.kill_rank is not None:
             check_count("kill_rank", self.kill_rank, least=0, most=N - 1)
-
-
-def check_pool(pool: int, block_q: int, block_k: int):
-    """Pooled entries of whole blocks of keys, whole in a block of queries; or raises
-    ValueError."""
-    check_counts(pool=pool)
-    if pool % block_k or block_q % pool:
-        raise ValueError(
-            f"pool={pool}: a multiple of block_k={block_k} that divides "
-            f"block_q={block_q} is needed"
-        )

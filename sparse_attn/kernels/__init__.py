@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sparse_attn.checks import check_finite, check_qkv
 from sparse_attn.flash.tiled import Recomputed
+from sparse_attn.kernels.attend import positive
 from sparse_attn.kernels.compiled import compiled_decode
 from sparse_attn.kernels.fitting import width_of
 from sparse_attn.kernels.paged import PagedCache, sparse_decode
@@ -84,8 +85,7 @@ def flash_attention(
     (`obstacle` says why).
     """
     scale = _check(q, k, v, scale)
-    if scale <= 0:  # the kernels find a maximum before they scale: put the sign in q
-        q, scale = -q if scale else 0 * q, -scale or 1.0
+    q, scale = positive(q, scale)
     forward, backward = (
         partial(fn, causal=causal, scale=scale)
         for fn in (flash_forward, flash_backward)

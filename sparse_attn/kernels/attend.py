@@ -29,9 +29,7 @@ def attend(q, k, v, mask, scale, causal=False, sees=False) -> tuple[Tensor, Tens
     else:
         out, lse = by_formula(*(x.to(wide) for x in (q, k, v)), mask, scale, causal)
         out = out.to(q.dtype)
-    if (
-        mask is not None and not sees
-    ):  # the kernel gives such rows 0 as their log-sum-exp
+    if mask is not None and not sees:  # the kernel gives 0 where nothing is seen
         blind = mask.amax(dim=-1) == -torch.inf
         lse = lse.masked_fill(blind, -torch.inf)
     return out, lse
@@ -46,6 +44,14 @@ def by_formula(q, k, v, mask, scale, causal) -> tuple[Tensor, Tensor]:
     scores = scores if mask is None else scores + mask
     lse = scores.logsumexp(dim=-1)
     return (scores - shift(lse)[..., None]).exp() @ v, lse
+
+
+def positive(q: Tensor, scale: float) -> tuple[Tensor, float]:
+    """q and a scale above 0 that give the same scores.
+
+    Kernels find a maximum, or mask, before they scale: the sign belongs in q.
+    """
+    return (q, scale) if scale > 0 else (-q if scale else 0 * q, -scale or 1.0)
 
 
 def joined(a: tuple, b: tuple) -> tuple[Tensor, Tensor]:

@@ -182,6 +182,17 @@ def check_sizes(block_q: int, block_k: int):
         raise ValueError(f"block_q={block_q} is not a multiple of block_k={block_k}")
 
 
+def check_pool(pool: int, block_q: int, block_k: int):
+    """Pooled entries of whole blocks of keys, whole in a block of queries; or raises
+    ValueError."""
+    check_counts(pool=pool)
+    if pool % block_k or block_q % pool:
+        raise ValueError(
+            f"pool={pool}: a multiple of block_k={block_k} that divides "
+            f"block_q={block_q} is needed"
+        )
+
+
 def _shared(x: Tensor, heads: int) -> Tensor:
     """(B, Hkv, n, D) -> (B, H, n, D)."""
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], 1)

@@ -21,6 +21,7 @@ from sparse_attn.checks import (
     check_qkv,
 )
 from sparse_attn.kernels import blocked
+from sparse_attn.kernels.attend import positive
 from sparse_attn.kernels.fitting import has_kernels
 from sparse_attn.kernels.selection import (
     BLOCK_K,
@@ -29,6 +30,7 @@ from sparse_attn.kernels.selection import (
     POOL,
     block_means,
     check_blocks,
+    check_pool,
     select_blocks,
 )
 from sparse_attn.layers import fused_attention
@@ -129,8 +131,7 @@ def block_attention(
     _check_ids(blocks, q, k, block_q, block_k)
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     check_finite("scale", scale)
-    if scale <= 0:  # kernels find a maximum before they scale: put the sign in q
-        q, scale = -q if scale else 0 * q, -scale or 1.0
+    q, scale = positive(q, scale)
     last = -(-k.shape[2] // block_k)
     spare = blocks == EMPTY
     blocks = blocks.masked_fill(spare, last).sort(dim=-1).values
@@ -139,12 +140,7 @@ def block_attention(
     blocks = blocks.masked_fill(blocks == last, EMPTY)  # none at the end
     bias, means = None, (None, None)
     if rest == "pooled":
-        check_counts(pool=pool)
-        if pool % block_k or block_q % pool:
-            raise ValueError(
-                f"pool={pool}: a multiple of block_k={block_k} that divides "
-                f"block_q={block_q} is needed"
-            )
+        check_pool(pool, block_q, block_k)
         sizes = dict(block_q=block_q, block_k=block_k, pool=pool)
         bias = pooled_bias(blocks, k.shape[2], causal=causal, **sizes)
         means = tuple(block_means(x, pool) for x in (k, v))
