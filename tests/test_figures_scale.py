@@ -39,7 +39,7 @@ DRAWN = {  # figure -> (arguments, what its caption must state)
     "serving_price": (
         dict(T=131_072, K=2048, price=2.5),
         ["T = 128K, K = 2,048", "prefill $0.0701 to $0.0226", "decode $4.31 to $0.351",
-         "$2.50 per device-hour", "0.411 J", "16 at once", "4 devices"],
+         "$2.5 per device-hour", "0.411 J", "16 at once", "4 devices"],
     ),
 }  # fmt: skip
 EXTREMES = [
