@@ -15,8 +15,7 @@ SHAPES = ((16, 16), (32, 16), (64, 16), (64, 64), (128, 64))  # queries, keys of
 
 def sparse(block_q=64, block_k=16, **how):
     """`kernels.sparse_attention` as it is timed and judged, never dense."""
-    sizes = dict(block_q=block_q, block_k=block_k, pool=min(64, block_q))
-    sizes |= dict(local=64 // block_k, dense_below=0)
+    sizes = dict(block_q=block_q, block_k=block_k, local=64 // block_k, dense_below=0)
     return partial(kernels.sparse_attention, keep=KEEP, causal=True, **sizes | how)
 
 

@@ -66,7 +66,7 @@ def selected_attention(
     check_finite("scale", scale if scale is not None else 1.0)
     rank, N = place(group)
     if rest == "pooled":
-        check_pool(pool, block_q, block_k)
+        check_pool(pool, block_k)
     lengths = all_lengths(q.shape[2], q.device, group)
     starts = block_starts(lengths, block_q, block_k)
     first, end = starts[rank], starts[rank + 1]

@@ -61,7 +61,7 @@ class Settings:
                 "queries are in are needed"
             )
         if self.rest == "pooled":
-            check_pool(self.pool, self.block_q, self.block_k)
+            check_pool(self.pool, self.block_k)
 
     def check(self, N: int):
         """N ranks can share this; otherwise raises ValueError."""

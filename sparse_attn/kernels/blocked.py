@@ -6,9 +6,9 @@ a few blocks of queries at a time, so that copies stay small and in the cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -16,24 +16,25 @@ from torch import Tensor
 
 from sparse_attn.flash.online import shift
 from sparse_attn.kernels.attend import attend, joined
+from sparse_attn.kernels.threads import side_by_side
 
-ROWS = 512  # queries whose blocks are gathered together ...
-LONG = 8192  # ... or, in longer texts, as many for each thread
+ROWS = 512  # queries whose blocks are gathered together
+LONG = 8192  # queries from which on threads gain more apart than on each call together
 
 
 @dataclass(frozen=True)
 class Part:
     """Rows of query blocks of one head that list equally many blocks of keys.
 
-    keys (R, n): their blocks; mask: what is added to their scores, None where all keys
-    are seen. sees: whether every query is known to see a key.
+    keys (R, n): their blocks; mask(): what is added to their scores, None where all
+    keys are seen. sees: whether every query is known to see a key.
     """
 
     b: int
     h: int
     rows: slice
     keys: Tensor
-    mask: Tensor | None
+    mask: Callable[[], Tensor | None]
     sees: bool
 
 
@@ -59,20 +60,25 @@ def forward(
         found = attend(*whole, None, scale, causal=True)
         for x, y in zip((out, lse), found, strict=True):
             x[:, :, :first] = y.unflatten(2, (first, block_q))
-    heads, room = _heads(k, v), _room(q, blocks, block_k)
-    for part in _parts(q, blocks, causal, block_q, block_k, first, S):
-        b, h, rows, shared = part.b, part.h, part.rows, part.h // groups
-        mine = q[b, h, rows, None]  # (R, 1, block_q, D)
-        pairs = zip(heads(b, shared), room, strict=True)
-        near, far = (_gather(x, part.keys, x_room) for x, x_room in pairs)
-        found = attend(mine, near, far, part.mask, scale, sees=part.sees)
-        n = 0 if bias is None else _reach(part, bias, causal, block_q, pool)
-        if n:
-            near, far = (x[b, shared, None, None, :n] for x in (mean_k, mean_v))
-            near, far = (x.expand(len(mine), -1, -1, -1) for x in (near, far))
-            add = bias[b, h, rows, None, None, :n]
-            found = joined(found, attend(mine, near, far, add, scale))
-        out[b, h, rows], lse[b, h, rows] = (x[:, 0] for x in found)
+
+    def work(parts):
+        heads, room = _heads(k, v), _room(q, blocks, block_k)
+        for part in parts:
+            b, h, rows, shared = part.b, part.h, part.rows, part.h // groups
+            mine = q[b, h, rows, None]  # (R, 1, block_q, D)
+            pairs = zip(heads(b, shared), room, strict=True)
+            near, far = (_gather(x, part.keys, x_room) for x, x_room in pairs)
+            found = attend(mine, near, far, part.mask(), scale, sees=part.sees)
+            n = 0 if bias is None else _reach(part, bias, causal, block_q, pool)
+            if n:
+                near, far = (x[b, shared, None, None, :n] for x in (mean_k, mean_v))
+                near, far = (x.expand(len(mine), -1, -1, -1) for x in (near, far))
+                add = bias[b, h, rows, None, None, :n]
+                found = joined(found, attend(mine, near, far, add, scale))
+            out[b, h, rows], lse[b, h, rows] = (x[:, 0] for x in found)
+
+    parts = _parts(q, blocks, causal, block_q, block_k, first, S)
+    side_by_side(work, parts) if T > LONG else work(parts)
     return out.flatten(2, 3)[:, :, :T], lse.flatten(2, 3)[:, :, :T]
 
 
@@ -113,7 +119,8 @@ def backward(
         at, shared = (part.b, part.h, part.rows), part.h // groups
         fixed = tuple(x[at].to(lse.dtype) for x in (q, dout, top, offset))
         near, far = (_gather(x, part.keys) for x in heads(part.b, shared))
-        mask = None if part.mask is None else part.mask[:, 0]
+        mask = part.mask()
+        mask = None if mask is None else mask[:, 0]
         dq[at], near, far = _slopes(*fixed, near[:, 0], far[:, 0], mask, scale)
         for total, x in ((dk, near), (dv, far)):
             rows = x.reshape(-1, *total.shape[3:])  # (R n, block_k, D)
@@ -168,12 +175,12 @@ def _parts(q, blocks, causal, block_q, block_k, first, S) -> Iterator[Part]:
         for h, row_kinds in enumerate(heads):
             for i, j, (n, kind) in _runs(row_kinds, most):
                 rows = slice(first + i, first + j)
-                keys, mask = blocks[b, h, rows, :n], None
+                keys, mask = blocks[b, h, rows, :n], lambda: None
                 if kind == OWN:
-                    mask = masked(n * block_k - block_q)
+                    mask = partial(masked, n * block_k - block_q)
                 elif kind == ODD:
                     at = row[rows, None] * block_q + place  # (R, block_q)
-                    mask = _mask(at, keys, causal, block_k, S).to(q.dtype)
+                    mask = partial(_mask, at, keys, causal, block_k, S, q.dtype)
                 yield Part(b, h, rows, keys, mask, kind != ODD)
 
 
@@ -191,12 +198,12 @@ def _runs(kinds: list, most: int) -> Iterator[tuple[int, int, list]]:
         i = j
 
 
-def _mask(at: Tensor, keys: Tensor, causal: bool, block_k: int, S: int) -> Tensor:
+def _mask(at, keys, causal: bool, block_k: int, S: int, dtype) -> Tensor:
     """(R, 1, block_q, n block_k): -inf for keys after the query, or after all keys."""
     place = torch.arange(block_k, device=keys.device)
     key = (keys[..., None] * block_k + place).flatten(1)[:, None]  # (R, 1, n block_k)
     hidden = (key > at[..., None]) if causal else (key >= S).expand(-1, at.shape[1], -1)
-    mask = torch.zeros(hidden.shape, device=keys.device)
+    mask = torch.zeros(hidden.shape, dtype=dtype, device=keys.device)
     return mask.masked_fill_(hidden, -torch.inf)[:, None]
 
 
@@ -208,8 +215,7 @@ def _reach(part: Part, bias: Tensor, causal: bool, block_q: int, pool: int) -> i
 
 def _at_once(blocks: Tensor, block_q: int) -> int:
     """Rows of query blocks to a part: more parts cost calls, larger ones the cache."""
-    threads = torch.get_num_threads() if blocks.shape[2] * block_q > LONG else 1
-    return max(1, ROWS * threads // block_q)
+    return max(1, ROWS // block_q)
 
 
 def _room(q: Tensor, blocks: Tensor, block_k: int) -> Tensor:

@@ -15,12 +15,13 @@ from torch import Tensor
 from sparse_attn.checks import check_count, check_counts, check_qkv
 
 BLOCK_Q, BLOCK_K = 64, 16  # queries that share a selection; keys that come together
-POOL = 64  # keys for which one mean stands where they are not selected
+POOL = 64  # keys for which one mean stands where they are not selected, at least
 GROUP = 16  # queries whose mean asks as one
 EMPTY = -1  # in place of a block where a query block has fewer than `keep`
-HELD = 2**20  # scores that are held at a time
+HELD = 2**20  # scores that are held at a time on a CPU, so that a cache holds them
 
 
+@torch.no_grad()
 def select_blocks(
     q: Tensor,
     k: Tensor,
@@ -59,6 +60,7 @@ def select_blocks(
     )
 
 
+@torch.no_grad()
 def blocks_from_means(
     asks: Tensor,
     answers: Tensor,
@@ -97,7 +99,8 @@ def blocks_from_means(
     rows = -(-asks.shape[2] // groups)
     asks = F.pad(asks, (0, 0, 0, rows * groups - asks.shape[2]))
     own = torch.arange(rows, device=asks.device) * per + first // block_k
-    most = max(1, HELD // (asks.shape[:2].numel() * groups * columns))
+    held = HELD if asks.device.type == "cpu" else 32 * HELD
+    most = max(1, held // (asks.shape[:2].numel() * groups * columns))
     n, found = min(keep, columns), []
     for i in range(0, rows, most):
         mine = asks[:, :, i * groups : (i + most) * groups].unflatten(2, (-1, groups))
@@ -105,7 +108,7 @@ def blocks_from_means(
         end = min(columns, begin + most * per) if causal else columns
         worth = _worth(mine, answers[:, :, :end], own[i : i + most], begin, causal)
         forced = sinks, local, per
-        ids = _best(worth, n, own[i : i + most, None], causal, *forced)
+        ids = _best(worth, n, own[i : i + most, None], begin, causal, *forced)
         found.append(F.pad(ids, (0, n - ids.shape[-1]), value=EMPTY))
     return torch.cat(found, dim=2)
 
@@ -126,17 +129,18 @@ def _worth(asks, answers, own, begin: int, causal: bool) -> Tensor:
 HIDDEN = -1e30  # not -inf: where all is hidden, the weights must still be numbers
 
 
-def _best(worth, n: int, own, causal: bool, sinks: int, local: int, per: int) -> Tensor:
-    """(B, H, R, n) ids in ascending order, -1 at the end. own: (R, 1)."""
+def _best(worth, n, own, begin: int, causal: bool, sinks, local, per) -> Tensor:
+    """(B, H, R, n) ids in ascending order, -1 at the end. own: (R, 1), of which the
+    first is `begin`."""
     last = worth.shape[-1]
-    column = torch.arange(last, device=worth.device)
-    later, past = column >= own + per, column < own
-    near = past & (column >= own - local)
-    worth = torch.where(column < sinks, SURE - column, worth)
-    worth = torch.where(near, 2 * SURE + (column - own), worth)  # the nearest first
-    worth = worth.masked_fill(~later & ~past, 3 * SURE)
+    worth[..., :sinks] = SURE - torch.arange(min(sinks, last), device=worth.device)
+    start = max(0, begin - local)  # what comes before is in for no place of its own
+    column, ends = torch.arange(start, last, device=worth.device), worth[..., start:]
+    near = (column < own) & (column >= own - local)
+    ends.copy_(torch.where(near, 2 * SURE + (column - own), ends))  # the nearest first
+    ends.masked_fill_((column >= own) & (column < own + per), 3 * SURE)
     if causal:
-        worth = worth.masked_fill(later, -1.0)
+        ends.masked_fill_(column >= own + per, -1.0)
     best = worth.topk(min(n, last), dim=-1)
     ids = best.indices.masked_fill(best.values < 0, last).sort(dim=-1).values
     return ids.masked_fill(ids == last, EMPTY)
@@ -182,15 +186,11 @@ def check_sizes(block_q: int, block_k: int):
         raise ValueError(f"block_q={block_q} is not a multiple of block_k={block_k}")
 
 
-def check_pool(pool: int, block_q: int, block_k: int):
-    """Pooled entries of whole blocks of keys, whole in a block of queries; or raises
-    ValueError."""
+def check_pool(pool: int, block_k: int):
+    """Pooled entries of whole blocks of keys; or raises ValueError."""
     check_counts(pool=pool)
-    if pool % block_k or block_q % pool:
-        raise ValueError(
-            f"pool={pool}: a multiple of block_k={block_k} that divides "
-            f"block_q={block_q} is needed"
-        )
+    if pool % block_k:
+        raise ValueError(f"pool={pool} is not a multiple of block_k={block_k}")
 
 
 def _shared(x: Tensor, heads: int) -> Tensor:

@@ -48,7 +48,7 @@ def sparse_attention(
     rest: str = "none",
     block_q: int = BLOCK_Q,
     block_k: int = BLOCK_K,
-    pool: int = POOL,
+    pool: int | None = None,
     sinks: int = 1,
     local: int = 4,
     dense_below: int | None = None,
@@ -58,7 +58,8 @@ def sparse_attention(
     q (B, H, T, D); k, v (B, Hkv, T, D) with H a multiple of Hkv. keep: tokens, a
     multiple of block_k; the queries' own blocks, `local` blocks before them and the
     first `sinks` are among them. rest: "pooled" lets one mean key and value stand for
-    what is not kept of every `pool` keys; "none" drops it.
+    what is not kept of every `pool` keys, as many as `pool_for` says unless given;
+    "none" drops it.
     dense_below: lengths up to which exact attention over all keys is computed instead,
     since it is no slower there: None for `crossover(keep)`, which was measured.
     Returns (B, H, T, D), differentiable. O(T·keep) and one score for each pair of
@@ -85,6 +86,8 @@ def sparse_attention(
         raise ValueError(f"keep={keep}: at least block_q={block_q} is needed if causal")
     how = dict(causal=causal, block_q=block_q, block_k=block_k)
     blocks = select_blocks(q, k, keep // block_k, sinks=sinks, local=local, **how)
+    if pool is None:
+        pool = pool_for(T, block_q=block_q, block_k=block_k, local=local)
     return block_attention(q, k, v, blocks, rest=rest, pool=pool, **how)
 
 
@@ -97,6 +100,19 @@ def crossover(keep: int) -> int:
     return keep * CROSSOVER
 
 
+def pool_for(T: int, *, block_q: int = BLOCK_Q, block_k: int = BLOCK_K, local=4) -> int:
+    """Keys for which one pooled entry stands in a text of T: more in a longer one.
+
+    At first no more than queries share a list, then doubled while there would be over
+    256 entries and no key falls between the last whole entry and the local blocks.
+    """
+    pool = max(block_k, min(POOL, block_q))
+    while ENTRIES * pool < T and 2 * pool <= block_q + local * block_k:
+        pool *= 2
+    return pool
+
+
+ENTRIES = 256  # with twice as many, they cost half of what 512 listed keys do
 CROSSOVER = 3  # measured: sparse wins from about 2.5 keep on, on one thread or two
 
 
@@ -140,7 +156,7 @@ def block_attention(
     blocks = blocks.masked_fill(blocks == last, EMPTY)  # none at the end
     bias, means = None, (None, None)
     if rest == "pooled":
-        check_pool(pool, block_q, block_k)
+        check_pool(pool, block_k)
         sizes = dict(block_q=block_q, block_k=block_k, pool=pool)
         bias = pooled_bias(blocks, k.shape[2], causal=causal, **sizes)
         means = tuple(block_means(x, pool) for x in (k, v))
@@ -194,18 +210,16 @@ def pooled_bias(
     Those of its `pool` keys that the row's blocks do not list; if causal, only where
     all of them lie before the row, the first of which is at position `first`.
     """
-    blocks_of, last = pool // block_k, -(-S // block_k)
-    column = torch.arange(last, device=blocks.device)
-    sizes = (S - column * block_k).clamp(max=block_k).to(torch.int16)  # of each block
-    left = F.pad(sizes, (0, -last % blocks_of + 1))  # and of one that is never listed
-    left = left.expand(*blocks.shape[:3], -1)
-    left = left.scatter(-1, blocks.where(blocks >= 0, left.shape[-1] - 1), 0)[..., :-1]
-    bias = left.unflatten(-1, (-1, blocks_of)).sum(dim=-1).float().log()
+    per, rows, last = pool // block_k, blocks.shape[2], -(-S // pool)
+    entry = torch.arange(1, last + 1, device=blocks.device)
+    left = (S - (entry - 1) * pool).clamp(max=pool).float()  # (n_pools,) keys of each
+    left = F.pad(left, (0, 1)).repeat(*blocks.shape[:3], 1)  # and of one for "none"
+    sizes = (S - blocks * block_k).clamp(max=block_k).to(left.dtype)
+    homes = (blocks // per).where(blocks >= 0, last)
+    bias = left.scatter_add_(-1, homes, -sizes)[..., :-1].log_()
     if causal:
-        row = torch.arange(blocks.shape[2], device=blocks.device)[:, None]
-        entry = torch.arange(1, bias.shape[-1] + 1, device=blocks.device)
-        late = entry * pool > first + row * block_q
-        bias = bias.masked_fill(late, -torch.inf)
+        row = torch.arange(rows, device=blocks.device)[:, None]
+        bias.masked_fill_(entry * pool > first + row * block_q, -torch.inf)
     return bias
 
 
