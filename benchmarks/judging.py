@@ -124,6 +124,7 @@ def recent(q, k, v):
 QUALITY = {"full": by(partial(fused_attention, causal=True))}
 for each, rest in itertools.product(SHAPES, RESTS):
     QUALITY[f"{each}, {rest}"] = by(sparse(*each, rest=rest))
+QUALITY["(64, 16), pooled by 128"] = by(sparse(rest="pooled", pool=128))
 for rest in RESTS:
     QUALITY[f"window, {rest}"] = by(window(rest=rest))
     QUALITY[f"asked before, {rest}"] = by(partial(asked_before, rest=rest))

@@ -29,7 +29,7 @@ def attend_pages(
     at: the position of the last token, a tensor. Made to be compiled, for then no page
     is copied: without, `sparse_decode` is the faster one. Returns asks' shape.
     """
-    (B, heads, total, page, _), scale = k.shape, 1 / math.sqrt(asks.shape[-1])
+    (B, heads, total, page, D), scale = k.shape, 1 / math.sqrt(asks.shape[-1])
     column, last = torch.arange(total, device=k.device), at // page
     sums = (key_sums[:, :, None] * asks[:, :, :, None]).sum(dim=-1)  # (B, Hkv, g, P)
     forced = (column < sinks) | (column >= last - local)
@@ -53,5 +53,10 @@ def attend_pages(
         extra = (others[..., None] * value_sums[:, :, None]).sum(dim=3) / page
     else:
         weights, extra = scores.softmax(dim=-1), 0.0
-    weights = weights.unflatten(-1, (n, page))[..., None]
-    return (weights * far).sum(dim=(3, 4)) + extra
+    few = math.gcd(page, FEW)
+    weights = weights.unflatten(-1, (-1, few))[..., None]
+    far = far.reshape(B, heads, 1, -1, few, D)  # (B, Hkv, 1, n page / few, few, D)
+    return (weights * far).sum(dim=4).sum(dim=3) + extra
+
+
+FEW = 4  # tokens whose values are summed first: they stay in the nearest cache

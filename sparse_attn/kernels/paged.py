@@ -98,9 +98,9 @@ class PagedCache:
             (k, self.k, self.key_sums),
             (v, self.v, self.value_sums),
         ):
-            kept[:, :, at : at + n] = new
+            kept.narrow(2, at, n).copy_(new)
             if n == 1:
-                sums[:, :, at // self.page] += new[:, :, 0]
+                sums.select(2, at // self.page).add_(new.select(2, 0))
             else:
                 pages = torch.arange(at, at + n, device=k.device) // self.page
                 sums.index_add_(2, pages, new.to(sums.dtype))
