@@ -135,3 +135,43 @@ def _window_bits(log_p: Tensor, y: Tensor) -> list[float]:
     """(B, T, V) log-probabilities, (B, T) targets -> bits per token of each window."""
     nats = F.nll_loss(log_p.transpose(1, 2), y, reduction="none")  # (B, T)
     return (nats.mean(dim=1) / math.log(2)).tolist()
+
+
+def future_leak(model: nn.Module, tokens: Tensor, seed: int = 0) -> float:
+    """How far logits move when what comes after them changes: 0 for a causal model.
+
+    tokens (B, T): at each of several places, all tokens after it are replaced by others
+    of `tokens`, drawn at random (a mere change of order is unseen without positions).
+    The largest change of a logit at or before it, relative to the largest logit, is
+    returned. Rounding gives about 1e-6; a model that sees its target, 0.1 or more.
+    Raises ValueError for tokens that are all the same, and logits that are 0 or not
+    finite.
+    """
+    if tokens.ndim != 2 or 0 in tokens.shape:
+        raise ValueError(f"tokens has shape {tuple(tokens.shape)}: (B, T) is needed")
+    T, draw = tokens.shape[1], torch.Generator().manual_seed(seed)
+    was_training, moved, seen = model.training, 0.0, False
+    model.eval()
+    try:
+        with torch.inference_mode():
+            before = model(tokens)
+            largest = float(before.abs().max())
+            for t in sorted({T // 4, T // 2, T - 3} & set(range(T - 1))):
+                drawn = torch.randint(
+                    tokens.numel(), (len(tokens), T - t - 1), generator=draw
+                )
+                other = tokens.clone()
+                other[:, t + 1 :] = tokens.flatten()[drawn.to(tokens.device)]
+                seen |= not torch.equal(other, tokens)
+                change = (model(other) - before)[:, : t + 1].abs().max()
+                moved = max(moved, float(change.nan_to_num(math.inf)))
+    finally:
+        model.train(was_training)
+    if not seen:
+        raise ValueError(
+            f"tokens of shape {tuple(tokens.shape)} give no other future: more and "
+            "different ones are needed"
+        )
+    if not 0 < largest < math.inf:
+        raise ValueError(f"model gives logits up to {largest}: finite ones are needed")
+    return moved / largest

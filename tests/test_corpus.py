@@ -125,9 +125,9 @@ def fresh():
 def test_other_bytes_warn_with_both_versions_and_hashes(fresh, source, monkeypatch):
     source("__init__.py", b"")
     other = corpus.read(source.root).sha256
-    monkeypatch.setattr(corpus.metadata, "version", lambda name: "1.99")
+    monkeypatch.setattr(metadata, "version", lambda name: "1.99")
     spec = type("Spec", (), dict(origin=str(source.root / "__init__.py")))
-    monkeypatch.setattr(corpus.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(util, "find_spec", lambda name: spec)
     with pytest.warns(UserWarning) as caught:
         assert corpus.load().sha256 == other
     said = str(caught[0].message)
@@ -137,7 +137,7 @@ def test_other_bytes_warn_with_both_versions_and_hashes(fresh, source, monkeypat
 
 
 def test_a_missing_sympy_says_what_to_install(fresh, monkeypatch):
-    monkeypatch.setattr(corpus.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install sympy==1\.14\.0"):
         corpus.load()
 

@@ -1,13 +1,18 @@
 """Closed forms of what attention and a GPT cost: `flops` for work, `memory` for bytes,
 `operations` for single ones, `traffic` for tiles, `selection` for the keys picked as
-published, `indexing` for those that an indexer finds,
-`parts` for a whole GPT, `advice` for what to change first, `scale` for the published
-rows of GPT-4 scale, `serving` for dollars and energy per million tokens.
+published, `indexing` for those that an indexer finds, `embeddings` for tables of
+tokens, `parts` for a whole GPT, `advice` for what to change first, `scale` for the
+published rows of GPT-4 scale, `serving` for dollars and energy per million tokens.
 
 `from sparse_attn import cost`, then cost.scores(...), cost.parameters(...), and so on.
 """
 
 from sparse_attn.cost.advice import Advice, advise, remedies, seconds_by_part
+from sparse_attn.cost.embeddings import (
+    banded_break_even,
+    banded_parameters,
+    embedding_parameters,
+)
 from sparse_attn.cost.flops import (
     Cost,
     block,
@@ -89,12 +94,15 @@ __all__ = [
     "Serving",
     "TileCount",
     "advise",
+    "banded_break_even",
+    "banded_parameters",
     "block",
     "cache_break_even",
     "chain",
     "computed_pairs",
     "decode_work",
     "elementwise",
+    "embedding_parameters",
     "flash_blocks",
     "flops_by_part",
     "fused_scores",

@@ -18,6 +18,11 @@ from sparse_attn.figures.cost import (
     shares,
     time_against_length,
 )
+from sparse_attn.figures.frequency import (
+    seeds_needed,
+    surprisal,
+    table_parameters,
+)
 from sparse_attn.figures.graphs import composer, reach_by_layers, receptive_field
 from sparse_attn.figures.grids import pair_grids, weight_grid
 from sparse_attn.figures.hashing import collisions, hash_circle, rounds_and_buckets
@@ -69,6 +74,12 @@ from sparse_attn.figures.topk import (
 )
 from sparse_attn.figures.tradeoff import time_and_quality
 from sparse_attn.figures.traffic import tile_traffic, traffic_scaling
+from sparse_attn.figures.trials import (
+    by_band,
+    leak_curve,
+    paired_trials,
+    signs_by_seed,
+)
 
 __all__ = [
     "Plot",
@@ -81,6 +92,7 @@ __all__ = [
     "block_waste",
     "bound_and_time",
     "bucket_loads",
+    "by_band",
     "by_devices",
     "by_length",
     "cache_size",
@@ -93,6 +105,7 @@ __all__ = [
     "hash_circle",
     "indexer_bill",
     "keys_taken",
+    "leak_curve",
     "losses",
     "lsh_time",
     "mask_gallery",
@@ -101,6 +114,7 @@ __all__ = [
     "model_shares",
     "neighbors",
     "pair_grids",
+    "paired_trials",
     "past_training",
     "picked_keys",
     "pooling_gap",
@@ -119,11 +133,13 @@ __all__ = [
     "rounds_and_buckets",
     "running_maximum",
     "seed_dots",
+    "seeds_needed",
     "selection_bill",
     "serving_price",
     "shared_heads",
     "shared_reads",
     "shares",
+    "signs_by_seed",
     "softmax_error",
     "softmax_passes",
     "sort_and_chunk_steps",
@@ -132,6 +148,8 @@ __all__ = [
     "staircase",
     "stand_in_errors",
     "stand_ins",
+    "surprisal",
+    "table_parameters",
     "tile_occupancy",
     "tile_traffic",
     "tile_walk",

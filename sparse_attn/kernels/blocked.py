@@ -61,6 +61,10 @@ def forward(
         for x, y in zip((out, lse), found, strict=True):
             x[:, :, :first] = y.unflatten(2, (first, block_q))
 
+    reached = bias  # by a pooled entry, for each row
+    if bias is not None:
+        reached = (bias.amax(dim=-1) > -torch.inf).tolist()
+
     def work(parts):
         heads, room = _heads(k, v), _room(q, blocks, block_k)
         for part in parts:
@@ -74,7 +78,8 @@ def forward(
                 near, far = (x[b, shared, None, None, :n] for x in (mean_k, mean_v))
                 near, far = (x.expand(len(mine), -1, -1, -1) for x in (near, far))
                 add = bias[b, h, rows, None, None, :n]
-                found = joined(found, attend(mine, near, far, add, scale))
+                sees = all(reached[b][h][rows])
+                found = joined(found, attend(mine, near, far, add, scale, sees=sees))
             out[b, h, rows], lse[b, h, rows] = (x[:, 0] for x in found)
 
     parts = _parts(q, blocks, causal, block_q, block_k, first, S)
