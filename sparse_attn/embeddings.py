@@ -118,7 +118,7 @@ class BespokeTokenEmbedding(nn.Module):
             for width in widths
         )
         for name in ("order", "band", "place"):
-            self.register_buffer(name, getattr(bands, name), persistent=False)
+            self.register_buffer(name, getattr(bands, name))
         self._initialize()
 
     def forward(self, tokens: Tensor) -> Tensor:

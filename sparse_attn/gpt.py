@@ -160,7 +160,14 @@ def save(model: GPT, path: str | Path, **notes: str) -> None:
     """Write weights, config and `notes` to one safetensors file, in fp32.
 
     A tied head is written once. Nothing but numbers and text is in the file.
+    Raises ValueError for a model whose embedding is not the one of its config.
     """
+    if not isinstance(model.tokens, nn.Embedding):
+        kind = type(model.tokens).__name__
+        raise ValueError(
+            f"model has a {kind}, which its config does not describe: save its "
+            "state_dict"
+        )
     weights = {name: x.detach().float().cpu() for name, x in model.state_dict().items()}
     if model.config.tied:
         del weights["head.weight"]

@@ -27,6 +27,8 @@ from test_figures_tiles import DRAWN as TILES
 from test_figures_tiles import EXTREMES as TILE_EXTREMES
 from test_figures_topk import DRAWN as TOPK
 from test_figures_topk import EXTREMES as TOPK_EXTREMES
+from test_figures_trials import DRAWN as TRIALS
+from test_figures_trials import EXTREMES as TRIAL_EXTREMES
 
 from sparse_attn import cost, figures, units
 from sparse_attn.timing import Ratio, Timing
@@ -160,7 +162,7 @@ DRAWN = {
 }
 
 DRAWN |= CACHE | HASHING | PATTERNS | ROOFLINE | SCALE | SELECTION | SPEED | TILES
-DRAWN |= TOPK
+DRAWN |= TOPK | TRIALS
 
 each_figure = pytest.mark.parametrize("name", DRAWN)
 
@@ -305,7 +307,7 @@ EXTREMES += [
     for D in (16, 256)
 ]
 EXTREMES += TILE_EXTREMES + PATTERN_EXTREMES + HASHING_EXTREMES + TOPK_EXTREMES
-EXTREMES += SELECTION_EXTREMES + SCALE_EXTREMES + SPEED_EXTREMES
+EXTREMES += SELECTION_EXTREMES + SCALE_EXTREMES + SPEED_EXTREMES + TRIAL_EXTREMES
 EXTREMES += [  # as another device might measure them
     (
         "shares",
