@@ -61,7 +61,6 @@ EXERCISES = {
         _LOSS - _FLOOR,
         f"The floor is {_FLOOR:.3f} nats; so much could still be learned.",
         {
-            _FLOOR - _LOSS: "Above the floor counts as positive.",
             _LOSS - _FLOOR / math.log(2): "The loss is in nats, and so must the floor "
             "be.",
             _LOSS - math.log(_WORDS): "That is the floor if all words are equally "
