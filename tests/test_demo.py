@@ -5,6 +5,7 @@ import re
 import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
+from importlib import util
 
 import pytest
 
@@ -121,7 +122,7 @@ def test_without_the_book_the_missing_file_is_named(tmp_path, monkeypatch, capsy
 
 def test_without_the_text_its_remedy_is_named(monkeypatch, capsys):
     demo.corpus.load.cache_clear()
-    monkeypatch.setattr(demo.corpus.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(util, "find_spec", lambda name: None)
     assert command.main(["demo"]) == 1
     assert "pip install sympy" in capsys.readouterr().err
     demo.corpus.load.cache_clear()
