@@ -25,8 +25,10 @@ from sparse_attn.gpt import GPT
 from tools.notebooks import ROOT, chapters
 
 UNSUPPORTED = (torch.float64, torch.complex128)
-# Chosen by F.scaled_dot_product_attention on CPU only; MPS has its own kernel.
+# Chosen by F.scaled_dot_product_attention on CPU only; MPS has its own kernel. And the
+# encoder layer's fast path, which asks for a CPU or CUDA tensor.
 CPU_ONLY_BY_DISPATCH = {
+    "_transformer_encoder_layer_fwd",
     "_scaled_dot_product_flash_attention_for_cpu",
     "_scaled_dot_product_flash_attention_for_cpu_backward",
 }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import special
 from torch import Tensor
 
 from sparse_attn.checks import check_count, check_counts, check_finite
@@ -21,21 +22,22 @@ SHARE = 0.5  # ... and the share of places at which one of them does
 class ZipfText:
     """A text and what is known of its source. Entropies are in nats per token.
 
-    tokens: (length,) int64, token r having rank r + 1 in Zipf's law. probabilities:
-    (V,) float64, of a token where nothing is known before it. chances: (V, V)
-    float64, of each token after each, None where tokens are independent.
+    tokens: (length,) int64 tensor, token r having rank r + 1 in Zipf's law.
+    probabilities: (V,) float64 array, of a token where nothing is known before it.
+    chances: (V, V) float64 array, of each token after each, None where tokens are
+    independent. Arrays of NumPy, since not every device has float64.
     """
 
     tokens: Tensor
-    probabilities: Tensor
-    chances: Tensor | None
+    probabilities: np.ndarray
+    chances: np.ndarray | None
 
     @property
     def floor(self) -> float:
         """The entropy rate: no model of the past has a lower expected loss."""
         if self.chances is None:
             return entropy(self.probabilities)
-        return float(self.probabilities @ torch.special.entr(self.chances).sum(dim=1))
+        return float(self.probabilities @ special.entr(self.chances).sum(axis=1))
 
     @property
     def unigram_floor(self) -> float:
@@ -61,44 +63,43 @@ def zipf(
     check_count("seed", seed, least=0)
     law, draw = zipf_probabilities(vocab, exponent), np.random.default_rng(seed)
     if not order:
-        tokens = draw.choice(vocab, size=length, p=law.numpy())
+        tokens = draw.choice(vocab, size=length, p=law)
         return ZipfText(torch.from_numpy(tokens), law, None)
     successors = np.random.default_rng((vocab, order)).choice(
-        vocab, size=(vocab, SUCCESSORS), p=law.numpy()
+        vocab, size=(vocab, SUCCESSORS), p=law
     )
-    chances = (1 - SHARE) * law.expand(vocab, -1)
-    extra = torch.full(successors.shape, SHARE / SUCCESSORS, dtype=law.dtype)
-    chances = chances.scatter_add(1, torch.from_numpy(successors), extra)
+    chances = np.tile((1 - SHARE) * law, (vocab, 1))
+    np.add.at(chances, (np.arange(vocab)[:, None], successors), SHARE / SUCCESSORS)
     settled = stationary(chances)
-    free = draw.choice(vocab, size=length, p=law.numpy())
+    free = draw.choice(vocab, size=length, p=law)
     led, which = draw.random(length) < SHARE, draw.integers(SUCCESSORS, size=length)
     tokens = free.copy()
-    tokens[0] = draw.choice(vocab, p=settled.numpy())
+    tokens[0] = draw.choice(vocab, p=settled)
     for i in np.flatnonzero(led[1:]) + 1:
         tokens[i] = successors[tokens[i - 1], which[i]]
     return ZipfText(torch.from_numpy(tokens), settled, chances)
 
 
-def zipf_probabilities(vocab: int, exponent: float) -> Tensor:
+def zipf_probabilities(vocab: int, exponent: float) -> np.ndarray:
     """(V,) float64, proportional to rank^-exponent. Source: Zipf 1949."""
     check_counts(vocab=vocab)
     check_finite("exponent", exponent)
-    weights = torch.arange(1, vocab + 1, dtype=torch.float64) ** -float(exponent)
+    weights = np.arange(1, vocab + 1, dtype=np.float64) ** -float(exponent)
     return weights / weights.sum()
 
 
-def stationary(chances: Tensor) -> Tensor:
+def stationary(chances: np.ndarray) -> np.ndarray:
     """(V,) frequencies at which a chain settles, given its (V, V) chances of the next
     state."""
-    at = chances.new_full((len(chances),), 1 / len(chances))
+    at = np.full(len(chances), 1 / len(chances))
     for _ in range(1000):
         after = at @ chances
-        if (after - at).abs().sum() < 1e-14:
+        if np.abs(after - at).sum() < 1e-14:
             break
         at = after
     return after / after.sum()
 
 
-def entropy(probabilities: Tensor) -> float:
+def entropy(probabilities: np.ndarray) -> float:
     """In nats. Zero probabilities add nothing."""
-    return float(torch.special.entr(probabilities).sum())
+    return float(special.entr(probabilities).sum())

@@ -48,9 +48,9 @@ def surprisal(V: int, exponent: float) -> Plot:
     Raises ValueError for a vocabulary too small for three bands.
     """
     law = zipf_probabilities(V, exponent)
-    sizes = FrequencyAnalysis(law).sizes
-    bits = -law.log2().numpy()
-    shares = [float(part.sum()) for part in law.split(sizes)]
+    sizes = FrequencyAnalysis(range(V, 0, -1)).sizes
+    bits = -np.log2(law)
+    shares = [float(part.sum()) for part in np.split(law, np.cumsum(sizes)[:-1])]
     nats = entropy(law)
     mean = nats / math.log(2)
 
