@@ -18,7 +18,7 @@ from sparse_attn.flash.online import shift
 from sparse_attn.kernels.attend import attend, joined
 from sparse_attn.kernels.threads import side_by_side
 
-ROWS = 512  # queries whose blocks are gathered together
+ROWS = 512  # queries to a part: more parts cost calls, larger ones the cache
 LONG = 8192  # queries from which on threads gain more apart than on each call together
 
 
@@ -61,8 +61,7 @@ def forward(
         for x, y in zip((out, lse), found, strict=True):
             x[:, :, :first] = y.unflatten(2, (first, block_q))
 
-    reached = bias  # by a pooled entry, for each row
-    if bias is not None:
+    if bias is not None:  # which rows see a pooled entry
         reached = (bias.amax(dim=-1) > -torch.inf).tolist()
 
     def work(parts):
@@ -161,7 +160,7 @@ def complete_rows(blocks: Tensor, per: int) -> int:
 
 def _parts(q, blocks, causal, block_q, block_k, first, S) -> Iterator[Part]:
     """The rows of query blocks from `first` on, in runs of equal count and form."""
-    per, most = block_q // block_k, _at_once(blocks, block_q)
+    per, most = block_q // block_k, max(1, ROWS // block_q)
     row = torch.arange(blocks.shape[2], device=blocks.device)
     counts, last = (blocks >= 0).sum(dim=-1), blocks.amax(dim=-1)  # (B, H, n_q)
     start = row * per if causal else S // block_k  # blocks before it are seen whole
@@ -218,16 +217,10 @@ def _reach(part: Part, bias: Tensor, causal: bool, block_q: int, pool: int) -> i
     return min(bias.shape[-1], last) if causal else bias.shape[-1]
 
 
-def _at_once(blocks: Tensor, block_q: int) -> int:
-    """Rows of query blocks to a part: more parts cost calls, larger ones the cache."""
-    return max(1, ROWS // block_q)
-
-
 def _room(q: Tensor, blocks: Tensor, block_k: int) -> Tensor:
     """Two places, (rows, block_k D) each, for the blocks of a part: used by all, since
     fresh memory costs more than what is written to it."""
-    most = _at_once(blocks, q.shape[3])
-    rows = min(blocks.shape[2], most) * blocks.shape[-1]
+    rows = min(blocks.shape[2], max(1, ROWS // q.shape[3])) * blocks.shape[-1]
     return q.new_empty(2, rows, block_k * q.shape[-1])
 
 

@@ -127,7 +127,7 @@ def sparse_decode(
     `sinks` are always in. keep: tokens, a multiple of the page. rest: "pooled" lets a
     mean stand for every page that is not chosen, "none" drops them.
     dense_below: lengths up to which all tokens are read instead, as it is no slower:
-    4·keep unless given. kernel: what `compiled_decode` gives, for a device without
+    3·keep unless given. kernel: what `compiled_decode` gives, for a device without
     Triton. Returns (B, H, 1, D). No gradient.
     Raises ValueError for arguments that do not fit.
     Source: pages chosen for each query, Tang et al. 2024 (Quest), by bounds there.
