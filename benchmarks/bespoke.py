@@ -11,6 +11,7 @@ process for each GPU.
 
 import argparse
 import itertools
+import math
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from copy import deepcopy
@@ -155,9 +156,9 @@ def learn(model, given: Language, seed: int) -> list[float]:
             model.train()
             draw = torch.Generator().manual_seed(seed * 1_000_003 + step)
             batch = corpus.batch(given.train, BATCH, CONTEXT, draw)
-            training.descend(model, nats(model, *batch), optimizers, share)
+            training.descend(model, training.nats(model, *batch), optimizers, share)
             step += 1
-        losses.append(training.evaluate(model, x, y, batch=64) * LN2)
+        losses.append(training.evaluate(model, x, y, batch=64) * math.log(2))
         gained = losses[-1] < best - GAIN
         if losses[-1] < best:
             best, kept = losses[-1], state(model, optimizers)
@@ -167,15 +168,6 @@ def learn(model, given: Language, seed: int) -> list[float]:
             falling = 4 * QUARTER
     restore(model, optimizers, kept)
     return losses
-
-
-LN2 = 0.6931471805599453
-
-
-def nats(model, x, y):
-    device = next(model.parameters()).device
-    logits = model(x.to(device)).flatten(0, 1).float()
-    return F.cross_entropy(logits, y.to(device).flatten())
 
 
 def state(model, optimizers):

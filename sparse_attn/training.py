@@ -102,7 +102,7 @@ def train(
         for i in range(first, steps):
             x, y = corpus.batch(data, batch, context, torch.manual_seed(_mix(seed, i)))
             share = schedule(i, steps, warmup)
-            loss = _nats(model, x, y)
+            loss = nats(model, x, y)
             run.losses.append(descend(model, loss, optimizers, share))
             bar.set_postfix_str(f"{run.losses[-1]:.3f} bits per byte", refresh=False)
             bar.update()
@@ -137,7 +137,7 @@ def descend(model: nn.Module, loss: Tensor, optimizers, share: float) -> float:
     return bits
 
 
-def _nats(model, x: Tensor, y: Tensor) -> Tensor:
+def nats(model, x: Tensor, y: Tensor) -> Tensor:
     """Mean cross-entropy in nats of the model's logits on its own device."""
     device = next(model.parameters()).device
     logits = model(x.to(device))  # (B, T, V)
@@ -165,7 +165,7 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, *, batch: int = 16) -> floa
     try:
         with torch.inference_mode():
             nats = sum(
-                _nats(model, xs, ys).item() * len(xs)
+                nats(model, xs, ys).item() * len(xs)
                 for xs, ys in zip(x.split(batch), y.split(batch), strict=True)
             )
     finally:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -159,7 +160,9 @@ def test_what_is_judged_is_the_loss_on_the_text_kept_for_it(tiny):
     model = gpt.GPT(config)
     whole, by_band = tiny.parts(model, given.judge, bands.band)
     x, y = tiny.corpus.windows(given.judge, 8, 16)
-    assert whole == pytest.approx(training.evaluate(model, x, y) * tiny.LN2, rel=1e-5)
+    assert whole == pytest.approx(
+        training.evaluate(model, x, y) * math.log(2), rel=1e-5
+    )
     counts = bands.band[y].flatten().bincount(minlength=3)
     mean = sum(n * one for n, one in zip(counts.tolist(), by_band, strict=True) if n)
     assert mean / y.numel() == pytest.approx(whole, rel=1e-5)
@@ -187,7 +190,7 @@ def learned(tiny, monkeypatch):
         def evaluate(model, x, y, batch):
             assert torch.equal(x.flatten(), given.choose[: x.numel()])
             at.append(weights(model))
-            return next(coming) / tiny.LN2
+            return next(coming) / math.log(2)
 
         monkeypatch.setattr(training, "descend", noted)
         monkeypatch.setattr(training, "evaluate", evaluate)
@@ -240,7 +243,7 @@ def test_the_optimizer_goes_back_with_the_weights(tiny):
 
     def steps():
         for _ in range(3):
-            training.descend(model, tiny.nats(model, x, y), optimizers, 1.0)
+            training.descend(model, training.nats(model, x, y), optimizers, 1.0)
         return weights(model)
 
     steps()
