@@ -164,13 +164,13 @@ def evaluate(model: nn.Module, x: Tensor, y: Tensor, *, batch: int = 16) -> floa
     model.eval()
     try:
         with torch.inference_mode():
-            nats = sum(
+            total = sum(
                 nats(model, xs, ys).item() * len(xs)
                 for xs, ys in zip(x.split(batch), y.split(batch), strict=True)
             )
     finally:
         model.train(was_training)
-    return nats / len(x) / math.log(2)
+    return total / len(x) / math.log(2)
 
 
 @dataclass
