@@ -186,3 +186,11 @@ def test_nbval_finds_the_flipped_digit_in_an_opening_and_nothing_else(path, tmp_
     assert f"1 failed{passed} in" in lying.stdout, lying.stdout
     computed, expected = only_difference(lying.stdout)
     assert sum(a != b for a, b in zip(computed, expected, strict=True)) == 1
+
+
+@each_chapter
+def test_no_paragraph_is_a_word_in_capitals_that_waits_for_its_text(path):
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "markdown":
+            waiting = re.findall(r"^[A-Z][A-Z0-9_-]{2,}$", cell.source, re.MULTILINE)
+            assert not waiting, waiting

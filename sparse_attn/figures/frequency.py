@@ -8,7 +8,6 @@ import itertools
 import math
 
 import numpy as np
-import torch
 from matplotlib.patches import Patch
 
 from sparse_attn import cost
@@ -111,7 +110,7 @@ def table_parameters(V: int, top: float, spread: float, width: int = 128) -> Plo
     check_finite("spread", spread)
     split = (top, round(0.8 - top, 9), 0.2)
     multipliers = (round(1 + spread, 9), 1, round(1 - spread, 9))
-    sizes = FrequencyAnalysis(torch.ones(V), split).sizes
+    sizes = FrequencyAnalysis(range(V, 0, -1), split).sizes
     widths = band_widths(width, multipliers)
     whole = cost.embedding_parameters(V, width)
     tables, projections = cost.banded_parameters(sizes, widths, width)

@@ -28,7 +28,12 @@ from sparse_attn.kernels.selection import (
     listed_pairs,
     select_blocks,
 )
-from sparse_attn.kernels.sparse import block_attention, crossover, sparse_attention
+from sparse_attn.kernels.sparse import (
+    block_attention,
+    crossover,
+    pool_for,
+    sparse_attention,
+)
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 WIDEST = 256
@@ -45,6 +50,7 @@ __all__ = [
     "flash_forward",
     "listed_pairs",
     "obstacle",
+    "pool_for",
     "select_blocks",
     "sparse_attention",
     "sparse_decode",
