@@ -22,6 +22,7 @@ from sparse_attn.kernels import (
     blocked,
     blocks_from_means,
     crossover,
+    pool_for,
     select_blocks,
     selection,
     sparse_attention,
@@ -861,3 +862,32 @@ MEANS = {
 def test_selection_from_means_explains(name, got, changed):
     call = dict(asks=x(), answers=x(), keep=4) | changed
     explains(lambda: blocks_from_means(**call), name, got)
+
+
+@pytest.mark.parametrize(
+    "block_q, block_k, local", [(64, 16, 4), (32, 16, 6), (8, 8, 0)]
+)
+def test_no_past_key_lies_between_entries_and_what_is_always_listed(
+    block_q, block_k, local
+):
+    for T in (100, 16_384, 16_385, 65_536, 2**20):
+        pool = pool_for(T, block_q=block_q, block_k=block_k, local=local)
+        assert pool % block_k == 0
+        starts = torch.arange(0, T, block_q)
+        ends = starts // pool * pool  # of the last whole entry before each row
+        assert (starts - ends <= local * block_k).all()
+
+
+def test_entries_stand_for_more_keys_in_longer_texts():
+    assert [pool_for(T) for T in (1, 16_384, 16_385, 65_536)] == [64, 64, 128, 128]
+    assert pool_for(2**20, local=12) == 256
+
+
+def test_the_pool_that_is_taken_is_the_one_that_is_named():
+    q, k, v = draw(2000, 2000, H=1, Hkv=1)
+    attend = partial(sparse_attention, q, k, v, 64, causal=True, rest="pooled")
+    how = dict(block_q=4, block_k=4, sinks=1, local=2, dense_below=0)
+    named = pool_for(2000, block_q=4, block_k=4, local=2)
+    assert named == 8
+    assert torch.equal(attend(**how), attend(**how, pool=named))
+    assert not torch.equal(attend(**how), attend(**how, pool=4))
