@@ -101,7 +101,7 @@ def prefill(T: int, device) -> dict:
         fns["FlexAttention"] = flexed(q, k, v)
     slow = {name: fns.pop(name) for name in SLOW if name in fns}
     calls = max(3 if T < 32_768 else 1, 8192 // T)
-    found = timed(fns, device, samples=2 if T > 32_768 else None, calls=calls)
+    found = timed(fns, device, samples=4 if T > 32_768 else None, calls=calls)
     if slow:  # in turns of their own: they leave nothing in the cache
         slow["dense"] = fns["dense"]
         found |= {
@@ -172,7 +172,7 @@ def decode(S: int, device) -> dict:
         torch._dynamo.reset()  # or it counts the shapes of all lengths together
         kernel = kernels.compiled_decode()
         fns["sparse, compiled"] = partial(step, dense_below=0, kernel=kernel)
-    return timed(fns, device, calls=16)
+    return timed(fns, device, calls=max(8, 2**20 // S))
 
 
 def model(T: int, device) -> dict:

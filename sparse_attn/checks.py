@@ -98,10 +98,15 @@ def check_vectors(name: str, x: Tensor, axes: str):
         raise ValueError(f"{name} is {x.dtype}: a floating-point dtype is needed")
 
 
-def check_alike(name: str, x: Tensor, other: str, y: Tensor):
-    """`x` has the shape, dtype and device of `y`; otherwise raises."""
+def check_alike(name: str, x: Tensor, other: str, y: Tensor, but: int | None = None):
+    """`x` has the shape, dtype and device of `y`; otherwise raises.
+
+    but: an axis along which the lengths may differ.
+    """
     for what in ("shape", "dtype", "device"):
         got, wanted = getattr(x, what), getattr(y, what)
+        if what == "shape" and but is not None and len(got) == len(wanted):
+            wanted = (*wanted[:but], got[but], *wanted[but + 1 :])
         if got != wanted:
             got, wanted = (tuple(s) if what == "shape" else s for s in (got, wanted))
             raise ValueError(

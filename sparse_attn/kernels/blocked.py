@@ -19,6 +19,7 @@ from sparse_attn.kernels.attend import attend, joined
 from sparse_attn.kernels.threads import side_by_side
 
 ROWS = 512  # queries to a part: more parts cost calls, larger ones the cache
+LANES = 8  # numbers that a processor takes at once
 LONG = 8192  # queries from which on threads gain more apart than on each call together
 
 
@@ -212,9 +213,10 @@ def _mask(at, keys, causal: bool, block_k: int, S: int, dtype) -> Tensor:
 
 
 def _reach(part: Part, bias: Tensor, causal: bool, block_q: int, pool: int) -> int:
-    """How many of the first pooled entries some row of the part may see."""
-    last = (part.rows.stop - 1) * block_q // pool
-    return min(bias.shape[-1], last) if causal else bias.shape[-1]
+    """How many of the first pooled entries are read for the part: those that one of its
+    rows may see, and up to a multiple of `LANES`, for odd lengths cost much more."""
+    last = (part.rows.stop - 1) * block_q // pool if causal else bias.shape[-1]
+    return min(bias.shape[-1], -(-last // LANES) * LANES)
 
 
 def _room(q: Tensor, blocks: Tensor, block_k: int) -> Tensor:

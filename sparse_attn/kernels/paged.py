@@ -87,7 +87,7 @@ class PagedCache:
         """
         check_vectors("k", k, "B, Hkv, n, D")
         check_alike("v", v, "k", k)
-        check_alike("k", k[:, :, :1], "the cache", self.k[:, :, :1])
+        check_alike("k", k, "the cache", self.k, but=2)
         n, at = k.shape[2], self.length
         if at + n > self.capacity:
             raise ValueError(
@@ -100,7 +100,7 @@ class PagedCache:
         ):
             kept.narrow(2, at, n).copy_(new)
             if n == 1:
-                sums.select(2, at // self.page).add_(new.select(2, 0))
+                sums.narrow(2, at // self.page, 1).add_(new)
             else:
                 pages = torch.arange(at, at + n, device=k.device) // self.page
                 sums.index_add_(2, pages, new.to(sums.dtype))
@@ -140,7 +140,7 @@ def sparse_decode(
         return fused_attention(q, *past)
     n, D = keep // cache.page, q.shape[-1]
     groups = q.shape[1] // cache.k.shape[1]
-    asks = q.unflatten(1, (-1, groups)).squeeze(3)  # (B, Hkv, groups, D)
+    asks = q.view(q.shape[0], -1, groups, D)  # (B, Hkv, groups, D)
     if has_kernels(q, cache.page) and width_of(D) == D:  # else: a copy of the cache
         from sparse_attn.kernels import fused
 
@@ -153,7 +153,7 @@ def sparse_decode(
         out = kernel(asks, k, v, *sums, at, n, sinks, local, rest == "pooled")
     else:
         out = _gathered(asks, cache, *_chosen(asks, cache, n, rest, sinks, local))
-    return out.flatten(1, 2)[:, :, None].to(q.dtype)
+    return out.reshape(q.shape).to(q.dtype)
 
 
 def _check(q, cache, keep, rest, sinks, local):
@@ -161,8 +161,8 @@ def _check(q, cache, keep, rest, sinks, local):
     check_choice("rest", rest, RESTS)
     (B, H, T, D), (Bk, heads, _, Dk) = q.shape, cache.k.shape
     fits = T == 1 and Bk == B and Dk == D and H % heads == 0
-    kind, wanted = (f"{x.dtype} on {x.device}" for x in (q, cache.k))
-    if not fits or kind != wanted:
+    if not fits or (q.dtype, q.device) != (cache.k.dtype, cache.k.device):
+        kind, wanted = (f"{x.dtype} on {x.device}" for x in (q, cache.k))
         raise ValueError(
             f"q has shape {tuple(q.shape)} in {kind}: ({Bk}, H, 1, {Dk}) with H a "
             f"multiple of {heads} in {wanted} is needed for the cache"
