@@ -44,10 +44,13 @@ def make_optimizers(
 def block_matrices(model: nn.Module) -> list[nn.Parameter]:
     """The trainable 2-D weights in the model's lists of layers (nn.ModuleList).
 
-    Embedding, head and final norm stand outside of these lists.
+    Embedding, head and final norm stand outside of these lists; a table of vectors is
+    no matrix that anything is multiplied with, wherever it stands.
     """
     lists = (m for m in model.modules() if isinstance(m, nn.ModuleList))
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     found = {id(p): p for layers in lists for p in layers.parameters()}  # each once
+    found = {key: p for key, p in found.items() if key not in tables}
     return [p for p in found.values() if p.ndim == 2 and p.requires_grad]
 
 

@@ -11,6 +11,8 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
+from test_figures_audit import DRAWN as AUDIT
+from test_figures_audit import EXTREMES as AUDIT_EXTREMES
 from test_figures_cache import DRAWN as CACHE
 from test_figures_hashing import DRAWN as HASHING
 from test_figures_hashing import EXTREMES as HASHING_EXTREMES
@@ -161,8 +163,8 @@ DRAWN = {
     ),
 }
 
-DRAWN |= CACHE | HASHING | PATTERNS | ROOFLINE | SCALE | SELECTION | SPEED | TILES
-DRAWN |= TOPK | TRIALS
+DRAWN |= AUDIT | CACHE | HASHING | PATTERNS | ROOFLINE | SCALE | SELECTION
+DRAWN |= SPEED | TILES | TOPK | TRIALS
 
 each_figure = pytest.mark.parametrize("name", DRAWN)
 

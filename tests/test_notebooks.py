@@ -89,6 +89,21 @@ def test_every_figure_has_an_alt_text_and_a_caption_of_its_own_run(path):
 
 
 @each_chapter
+def test_the_minutes_to_read_follow_from_the_length(path):
+    """140 words a minute, predictions included, and two seconds for a line of code."""
+    cells = nbformat.read(path, as_version=4).cells
+    stated = int(re.search(r"\*\*Time\.\*\* (\d+) minutes to read", cells[0].source)[1])
+    heads = [cell.source.startswith("## Exercises") for cell in cells]
+    text = {"markdown": "", "code": ""}
+    for cell in cells[: heads.index(True)]:
+        text[cell.cell_type] += cell.source + "\n"
+    words = len(re.findall(r"\w[\w'-]*", text["markdown"]))
+    lines = sum(bool(line.strip()) for line in text["code"].split("\n"))
+    needed = words / 140 + lines / 30
+    assert abs(stated - needed) <= 0.25 * needed, f"{needed:.1f} minutes"
+
+
+@each_chapter
 def test_a_chapter_keeps_the_minutes_it_promises(path):
     notebook = nbformat.read(path, as_version=4)
     opening = "\n".join(cell.source for cell in notebook.cells[:2])

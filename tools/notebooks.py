@@ -21,6 +21,7 @@ from nbclient import NotebookClient
 from tqdm import tqdm
 
 from sparse_attn.device import facts, pick_device
+from sparse_attn.results import HOME
 from sparse_attn.roofline import measure_ceilings
 from sparse_attn.timing import stopwatch
 
@@ -35,9 +36,10 @@ def chapters(book: Path = ROOT / "book") -> list[Path]:
 
 
 def fingerprint(notebook) -> str:
-    """What the outputs depend on: code cells, the package, the libraries."""
+    """What the outputs depend on: cells, package, stored results, libraries."""
     parts = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
     package = sorted((ROOT / "sparse_attn").rglob("*.py"))
+    package += sorted((ROOT / "sparse_attn").rglob("*.toml")) + sorted(HOME.iterdir())
     parts += [path.read_text() for path in package]
     parts += [torch.__version__, numpy.__version__, matplotlib.__version__]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

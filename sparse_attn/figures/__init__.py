@@ -1,5 +1,6 @@
 """One pure function per figure: numbers in, a `Plot` out."""
 
+from sparse_attn.figures.audit import factors_off, verdicts
 from sparse_attn.figures.budgets import keys_taken, rank_and_keys
 from sparse_attn.figures.cache import (
     cache_size,
@@ -100,6 +101,7 @@ __all__ = [
     "collisions",
     "composer",
     "decoding_speed",
+    "factors_off",
     "frontier",
     "full_against_topk",
     "hash_circle",
@@ -160,6 +162,7 @@ __all__ = [
     "traffic_scaling",
     "trained_patterns",
     "training_memory",
+    "verdicts",
     "waterfall",
     "weight_grid",
     "window_cache",

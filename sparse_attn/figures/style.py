@@ -17,7 +17,7 @@ from sparse_attn.units import plain
 # Okabe-Ito colors: told apart by readers with any color vision, and in gray.
 INK, PALE = "#39424e", "#d5dae1"
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
-SKY, PINK = "#56b4e9", "#cc79a7"
+SKY, PINK, AMBER = "#56b4e9", "#cc79a7", "#e69f00"
 
 DPI = 160
 WIDTH = 7.0  # inches; the column of the book shows 700 px

@@ -4,6 +4,7 @@ stands for the `rest`, how both are fitted (`distill`) and put into a GPT (`mode
 `from sparse_attn import indexer`, then indexer.LowRank(heads=4, width=32, rank=8) ...
 """
 
+from sparse_attn.attending import attending
 from sparse_attn.indexer.baselines import (
     BlockBounds,
     BlockMean,
@@ -15,7 +16,7 @@ from sparse_attn.indexer.baselines import (
 )
 from sparse_attn.indexer.distill import distill, fit_corrections
 from sparse_attn.indexer.learned import LowRank, Positions, SharedIndexer
-from sparse_attn.indexer.model import Signals, attending, keys_kept, selecting, signals
+from sparse_attn.indexer.model import QKV, keys_kept, selecting, signals
 from sparse_attn.indexer.rest import (
     BLOCK,
     RESTS,
@@ -30,6 +31,7 @@ from sparse_attn.indexer.selector import EMPTY, Mass, Selector, pairs_of
 __all__ = [
     "BLOCK",
     "EMPTY",
+    "QKV",
     "RESTS",
     "BlockBounds",
     "BlockMean",
@@ -45,7 +47,6 @@ __all__ = [
     "Recent",
     "Selector",
     "SharedIndexer",
-    "Signals",
     "attending",
     "distill",
     "fit_corrections",

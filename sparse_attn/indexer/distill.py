@@ -15,7 +15,7 @@ from tqdm import trange
 from sparse_attn.attention import attention, attention_weights
 from sparse_attn.checks import check_choice, check_counts
 from sparse_attn.gpt import GPT
-from sparse_attn.indexer.model import Signals, signals
+from sparse_attn.indexer.model import QKV, signals
 from sparse_attn.indexer.rest import BLOCK, Correction, halves, joined
 from sparse_attn.indexer.selector import Mass, Selector, visible
 
@@ -41,7 +41,7 @@ def distill(
     Source: DeepSeek-AI 2025 (per-layer KL to the attention, the model detached).
     """
 
-    def loss(layer: int, heard: Signals, at: Tensor) -> Tensor:
+    def loss(layer: int, heard: QKV, at: Tensor) -> Tensor:
         q, k, v = heard
         q = q[:, :, at]  # (B, H, rows, D)
         seen = visible(at, k.shape[2])
@@ -81,7 +81,7 @@ def fit_corrections(
     if len(chosen_by) != L:
         raise ValueError(f"selectors has {len(chosen_by)}: one for each of {L} layers")
 
-    def loss(layer: int, heard: Signals, at: Tensor) -> Tensor:
+    def loss(layer: int, heard: QKV, at: Tensor) -> Tensor:
         q, k, v = heard
         q = q[:, :, at]  # (B, H, rows, D)
         size = block if rest == "both" else k.shape[2]

@@ -1,27 +1,25 @@
 """A GPT that attends to selected keys, for as long as a `with` block lasts.
 
-Knows where a model keeps its scores and how to listen in; leaves what is selected to
-the selectors, and what stands for the others to `rest`.
+Knows how to listen in; leaves what is selected to the selectors, what stands for the
+others to `rest`, and putting it in its place to `attending`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from sparse_attn.attending import check_whole, swapped
 from sparse_attn.checks import check_choice, check_count
 from sparse_attn.gpt import GPT
 from sparse_attn.indexer.rest import BLOCK, RESTS, Correction, selected_attention
 from sparse_attn.indexer.selector import Mass, Selector
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
-
-class Signals(NamedTuple):
+class QKV(NamedTuple):
     """Of one layer: q (B, H, T, D), turned by their positions, and k, v alike."""
 
     q: Tensor
@@ -44,12 +42,7 @@ class SelectedScores(nn.Module):
         self.heads, self.kept = heads, float("nan")
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None):
-        T, S = q.shape[2], k.shape[2]
-        if mask is not None or T != S:
-            raise ValueError(
-                f"cache holds {S - T} of {S} keys: selection reads the whole text at "
-                "once, and no cache"
-            )
+        check_whole(q, k, mask)
         chosen = self.selector.select(q, k, self.K, causal=True)
         self.kept = float((chosen >= 0).sum() / chosen[..., 0].numel())
         out = selected_attention(
@@ -69,7 +62,6 @@ class SelectedScores(nn.Module):
         return out.where(replaced[:, None, None], self.before(q, k, v))
 
 
-@contextmanager
 def selecting(
     model: GPT,
     selectors: Selector | Sequence[Selector],
@@ -100,16 +92,11 @@ def selecting(
             check_count(name, i, least=0, most=most - 1)
     if not isinstance(K, Mass):
         check_count("K", K)
-    before = [block.attention.scores for block in model.blocks]
+    made = {}
     for i in range(L) if layers is None else layers:
-        model.blocks[i].attention.scores = SelectedScores(
-            before[i], at_all[i], K, rest, block, mends[i], heads
-        )
-    try:
-        yield model
-    finally:
-        for layer, scores in zip(model.blocks, before, strict=True):
-            layer.attention.scores = scores
+        before = model.blocks[i].attention.scores
+        made[i] = SelectedScores(before, at_all[i], K, rest, block, mends[i], heads)
+    return swapped(model, made)
 
 
 def keys_kept(model: GPT) -> float:
@@ -121,47 +108,13 @@ def keys_kept(model: GPT) -> float:
     return sum(kept) / len(kept)
 
 
-class AttendingScores(nn.Module):
-    """attend(layer, q, k, v) in place of `layers.Scores`."""
-
-    def __init__(self, layer: int, attend: Attend):
-        super().__init__()
-        self.layer, self.attend = layer, attend
-
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None):
-        if mask is not None or q.shape[2] != k.shape[2]:
-            raise ValueError(
-                f"cache holds {k.shape[2] - q.shape[2]} of {k.shape[2]} keys: `attend` "
-                "reads the whole text at once, and no cache"
-            )
-        return self.attend(self.layer, q, k, v)
-
-
-@contextmanager
-def attending(model: GPT, attend: Attend):
-    """`with attending(model, lambda layer, q, k, v: ...):` and no longer.
-
-    attend: causal attention of one layer, q (B, H, T, D) and k, v (B, Hkv, T, D), such
-    as `kernels.sparse_attention`. Works for evaluation and for training, not with a
-    cache.
-    """
-    before = [block.attention.scores for block in model.blocks]
-    for i, block in enumerate(model.blocks):
-        block.attention.scores = AttendingScores(i, attend)
-    try:
-        yield model
-    finally:
-        for block, scores in zip(model.blocks, before, strict=True):
-            block.attention.scores = scores
-
-
 @torch.no_grad()
-def signals(model: GPT, tokens: Tensor) -> list[Signals]:
+def signals(model: GPT, tokens: Tensor) -> list[QKV]:
     """Queries, keys and values of every layer while the model reads (B, T) tokens."""
-    heard: list[Signals] = []
+    heard: list[QKV] = []
     hooks = [
         block.attention.scores.register_forward_pre_hook(
-            lambda _, qkv: heard.append(Signals(*qkv[:3]))
+            lambda _, qkv: heard.append(QKV(*qkv[:3]))
         )
         for block in model.blocks
     ]

@@ -75,7 +75,7 @@ class HybridCausalSelfAttention(ReplacedHeads):
     weights; "position" and "weight" use one order in both places, see `lay_out`.
     Raises ValueError for networks that do not fit each other, the heads or K; in use,
     for a cache and for a text of any other length than the selectors were made for.
-    Source: github.com/MikeyBez/sparse-attention-mlp, run_mps_topk_mlp_fixed.py.
+    Source: github.com/MikeyBeez/sparse-attention-mlp, run_mps_topk_mlp_fixed.py.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ class KeySelector(nn.Module):
 
     forward: (..., T, d_in) -> (..., T, seq_len). The last axis is absolute positions
     of one length, fixed for good: output 7 is "the seventh token", whatever it says.
-    Source: github.com/MikeyBez/sparse-attention-mlp, README and published script.
+    Source: github.com/MikeyBeez/sparse-attention-mlp, README and published script.
     """
 
     def __init__(self, d_in: int, seq_len: int, hidden: int = 64):
