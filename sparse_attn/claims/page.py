@@ -20,7 +20,7 @@ from sparse_attn.claims.page_parts import (
     SCRIPT,
 )
 
-COLUMNS = ("No.", "Claim, and what we find", "Printed", "Ours", "Verdict", "Shown in")
+COLUMNS = ("No.", "Claim, and what we find", "Printed", "Ours", "Verdict", "Chapter")
 
 
 class Table:

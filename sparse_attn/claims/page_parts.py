@@ -20,8 +20,8 @@ CELLS = """
  class="claims-unit">{unit}</span></td>
 <td data-label="Verdict" data-key="{rank}"><span class="claims-verdict"
  data-verdict="{verdict}">{verdict}</span></td>
-<td data-label="Shown in" data-key="{place}"><a
- href="{chapter}.html#{anchor}">chapter {place}</a></td>"""
+<td data-label="Chapter" data-key="{place}"><a aria-label="chapter {place}"
+ href="{chapter}.html#{anchor}">{place}</a></td>"""
 
 PAGE = """<div class="claims" role="group" aria-label="The ledger of claims">
 <style>
@@ -29,26 +29,28 @@ PAGE = """<div class="claims" role="group" aria-label="The ledger of claims">
 gap:.2rem 1rem}}
 .claims legend{{float:left;padding:0;margin-right:1rem}}
 .claims-filter{{display:flex;flex-wrap:wrap;gap:.4rem 1.5rem;margin:.4rem 0}}
+.claims-filter>label{{flex:1 1 14rem;min-width:0}}
 .claims-filter input,.claims-filter select{{font:inherit;color:inherit;
-background:transparent;border:1px solid;border-radius:.3rem;padding:.1rem .4rem;
-max-width:100%}}
+background:transparent;border:1px solid;border-radius:.3rem;padding:.1rem .4rem}}
+.claims-filter [type=search],.claims-filter select{{width:100%;box-sizing:border-box}}
 .claims-filter option{{color:#000;background:#fff}}
 .claims-scroll{{max-height:80vh;overflow:auto;border:1px solid;border-radius:.3rem}}
-.claims table{{border-collapse:collapse;width:100%;margin:0;font-size:.9em;
+.claims table{{border-collapse:collapse;width:100%;margin:0;font-size:.87em;
 table-layout:auto}}
 .claims td,.claims tbody th{{vertical-align:top;text-align:left;padding:.4rem .5rem;
-border-top:1px solid #8886;font-weight:inherit;overflow-wrap:anywhere}}
-.claims thead th{{position:sticky;top:0;padding:0;text-align:left;
-background:var(--pst-color-background,#fff)}}
+border-top:1px solid #8886;font-weight:inherit}}
+.claims td:nth-child(2){{overflow-wrap:anywhere;min-width:11rem}}
+.claims,.claims-scroll,.claims table,.claims thead,.claims tr{{background:inherit}}
+.claims thead th{{position:sticky;top:0;padding:0;text-align:left;background:inherit}}
 .claims thead button{{font:inherit;font-weight:600;color:inherit;background:none;
 border:0;padding:.4rem .5rem;width:100%;text-align:left;cursor:pointer}}
 .claims [aria-sort=ascending] button::after{{content:" \\2191"}}
 .claims [aria-sort=descending] button::after{{content:" \\2193"}}
 .claims-why{{display:block;margin-top:.2rem;font-size:.93em}}
 .claims-call{{display:block;margin-top:.2rem;overflow-wrap:anywhere;
-white-space:normal}}
+white-space:normal;color:inherit;background:none;border:0;padding:0}}
 .claims-unit{{font-size:.9em}}
-.claims-verdict{{border-left:.5em solid #888;padding-left:.4em;display:inline-block}}
+.claims-verdict{{border-left:.4em solid #888;padding-left:.4em;display:inline-block}}
 .claims-verdict[data-verdict=correct]{{border-color:#009e73}}
 .claims-verdict[data-verdict=misleading]{{border-color:#e69f00}}
 .claims-verdict[data-verdict=wrong]{{border-color:#d55e00}}
