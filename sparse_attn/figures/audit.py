@@ -89,9 +89,9 @@ def factors_off(pairs: Sequence[tuple[str, float, float]], named: int = 6) -> Pl
         ax.annotate(
             f"{ids[i]}, {_factor(factors[i])}",
             (place[i], factors[i]),
-            (-8 if above else 8, 0),
+            (-6, 3) if above else (6, -3),  # away from the next dots
             ha="right" if above else "left",
-            va="center",
+            va="bottom" if above else "top",
             textcoords="offset points",
             fontsize=9,
         )
