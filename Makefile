@@ -1,6 +1,7 @@
 # The book's commands. Each creates .venv and installs what it needs, once.
 PYTHON ?= python3
 DEVICE ?= cpu
+NBVAL ?= $(if $(filter cpu,$(DEVICE)),--nbval,--nbval-lax)
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -8,7 +9,7 @@ TEST_READY := $(VENV)/.test-ready
 JB := $(VENV)/bin/jupyter-book
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab mybook notebooks format clean
+.PHONY: help book test lab play mybook pdf notebooks format clean
 
 help:  ## this list
 	@echo "Sparse attention, measured. Commands:"
@@ -25,11 +26,16 @@ test: $(TEST_READY)  ## style, unit, property and browser tests, every notebook 
 	SPARSE_ATTN_DEVICE=$(DEVICE) OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 \
 	  --dist loadfile --no-loadscope-reorder
 	SPARSE_ATTN_DEVICE=$(DEVICE) $(PY) -m pytest -p no:cacheprovider \
-	  $(if $(filter cpu,$(DEVICE)),--nbval,--nbval-lax) --nbval-current-env \
-	  --nbval-sanitize-with tests/nbval.cfg book
+	  $(NBVAL) --nbval-current-env --nbval-sanitize-with tests/nbval.cfg book
 
 lab: $(READY)  ## JupyterLab on the chapters
 	@$(VENV)/bin/jupyter lab book
+
+play: $(READY)  ## the playground alone, live on this device
+	@$(VENV)/bin/voila tools/play.ipynb
+
+pdf: $(TEST_READY) book  ## the whole book as one PDF, printed by Chromium
+	@$(PY) tools/pdf.py
 
 mybook: $(READY)  ## run every chapter on this device and build your own edition
 	@$(PY) tools/mybook.py

@@ -101,6 +101,7 @@ BAR = "{desc:26}{percentage:3.0f}% |{bar}| {elapsed}"
 
 
 def tell(lines: Sequence[str]):
+    """Print lines below the progress bars, after an empty one."""
     for line in ("", *lines):
         tqdm.write(line, file=sys.stdout)
 

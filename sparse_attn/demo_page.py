@@ -20,6 +20,7 @@ RESTS = {"none": "rest dropped", "pooled": "rest pooled"}
 
 
 def published_lines(found: dict, steps: int, fits: tuple[int, int]) -> list[str]:
+    """The first part: the published method beside its rows."""
     told = {row: f"{row} {mean(found[row]):.3f}" for row in (PUBLISHED, BEST)}
     guess = topk.chance_top1(topk.PUBLISHED.context)
     gain = difference(found[topk.DELETED], found[PUBLISHED])
@@ -37,6 +38,7 @@ def published_lines(found: dict, steps: int, fits: tuple[int, int]) -> list[str]
 
 
 def repaired_lines(found: dict, keep: int, tokens: int) -> list[str]:
+    """The second part: what selection loses, by what stands for the rest."""
     full = mean(found[WINDOW]["none"].teacher_bits)
     lines = [
         f"2 Keys chosen by block means in a trained model (chapter 10): "
@@ -54,6 +56,7 @@ def repaired_lines(found: dict, keep: int, tokens: int) -> list[str]:
 
 
 def clock_lines(found: dict, keep: int) -> list[str]:
+    """The third part: seconds beside PyTorch's, by length."""
     lines = [f"3 The clock: PyTorch's causal attention, and {keep} keys (H=8, D=64)"]
     none, pooled = RESTS.values()
     lines.append(f"  {'tokens':>7}{'PyTorch':>9}{none:>30}{pooled:>30}")
@@ -95,4 +98,5 @@ def difference(theirs: Sequence[float], ours: Sequence[float]) -> tuple[float, f
 
 
 def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean."""
     return sum(values) / len(values)

@@ -11,7 +11,8 @@ import torch
 from book_checks import ROOT, contexts_of, visit
 from playwright.sync_api import Error, sync_playwright
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+from tools.pdf import CHROMIUM
+
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",

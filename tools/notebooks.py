@@ -10,6 +10,7 @@ bottom, on one device; captions and alt texts are those the figures wrote themse
 import argparse
 import hashlib
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -70,6 +71,7 @@ def execute(path: Path, device: str | None = None):
         "device": str(facts(here)),
         "fingerprint": fingerprint(notebook),
         "matmul": float(f"{measure_ceilings(here).matmul:.3g}"),  # FLOP/s, for scale
+        "python": platform.python_version(),
         "seconds": round(seconds()),
         "torch": torch.__version__.split("+")[0],
     }
