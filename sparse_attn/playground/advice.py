@@ -51,6 +51,19 @@ def published_costs_more(e):
         )
 
 
+def published_takes_longer(e):
+    if e.choice.method == PUBLISHED and e.bounds.gain <= 1:
+        return Text(
+            "Not as published: it has {0:percent} of full attention's FLOPs, but moves "
+            "{1:three} times the bytes and takes {2:three} times as long at least.",
+            (
+                e.own.flops / e.full.flops,
+                e.own.moved / e.full.moved,
+                1 / e.bounds.gain,
+            ),
+        )
+
+
 def published_is_worse(e):
     if e.choice.method == PUBLISHED:
         return Text(
@@ -184,6 +197,7 @@ def it_pays(e):
 RULES = (
     squares_are_never_needed,
     published_costs_more,
+    published_takes_longer,
     published_is_worse,
     all_keys_are_kept,
     attention_is_a_small_part,

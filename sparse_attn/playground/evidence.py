@@ -87,6 +87,8 @@ def quality(choice) -> Quality:
     if choice.K >= choice.T:
         return Quality("exact: K covers all tokens", 0.0)
     same = [p for p in points() if (p.task, p.method) == (choice.task, choice.method)]
+    if not same:
+        return Quality("nothing was measured", math.nan)
     near = [p for p in same if 1 / NEAR <= p.K / choice.K <= NEAR]
     best = min(near or same, key=lambda point: _distance(point, choice))
     if near:

@@ -11,6 +11,7 @@ import html
 import ipywidgets as widgets
 
 from sparse_attn import timing
+from sparse_attn.device import facts
 from sparse_attn.playground import page
 from sparse_attn.playground.choice import FULL, LABELS, OPTIONS, Choice, shown
 from sparse_attn.playground.estimate import estimate
@@ -51,7 +52,8 @@ class Dashboard(widgets.VBox):
             style=WIDE,
         )
         self.results, self.measured = widgets.HTML(), widgets.HTML()
-        self.button = widgets.Button(description=BUTTON, layout={"width": "auto"})
+        layout = widgets.Layout(width="auto", align_self="flex-start")
+        self.button = widgets.Button(description=BUTTON, layout=layout)
         self.button.on_click(self._measure)
         for control in (*self.controls.values(), self.device):
             control.observe(self._show, names="value")
@@ -82,6 +84,8 @@ class Dashboard(widgets.VBox):
 
     def _show(self, _=None):
         self.measured.value = ""
+        if isinstance(self.device.value, Here):
+            self.results.value = "<p>measuring the rates of this device ...</p>"
         try:
             found = page.results(self.choice, self.device.value)
             self.results.value = f'<div class="playground">{page.STYLE}{found}</div>'
@@ -91,25 +95,25 @@ class Dashboard(widgets.VBox):
     def _measure(self, _):
         self.button.disabled, self.button.description = True, "measuring ..."
         try:
-            self.measured.value = said(self.choice, race(self.choice))
+            choice = self.choice
+            self.measured.value = said(choice, self.device.value, race(choice))
         except Exception as error:
             self.measured.value = _failed(error)
         finally:
             self.button.disabled, self.button.description = False, BUTTON
 
 
-def said(choice: Choice, found: dict[str, timing.Timing]) -> str:
-    """What a race found, beside the least time that this device's rates allow."""
-    here = Here()
-    least = estimate(choice, here).bounds
-    lines = [f"On {here.source.removeprefix('measured on ')}:"]
+def said(choice: Choice, profile: Profile, found: dict[str, timing.Timing]) -> str:
+    """What a race found, beside the least times that the profile's rates allow."""
+    least = estimate(choice, profile).bounds
+    lines = [f"Measured on {facts()}, and least time on {profile.name}:"]
     for method, taken in found.items():
         bound = least.full_seconds if method == FULL else least.seconds
-        lines.append(f"{method}: {taken}, at least {seconds(bound)} by the rates")
+        lines.append(f"{method}: {taken}, and {seconds(bound)}")
     if choice.method != FULL:
         gain = timing.ratio(found[FULL], found[choice.method])
         lines.append(
-            f"{gain} as fast as full attention, at most {three(least.gain)}x predicted"
+            f"as fast as full attention: {gain}, and {three(least.gain)}x at best"
         )
     return "".join(f"<p>{html.escape(line)}</p>" for line in lines)
 

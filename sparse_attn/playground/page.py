@@ -23,7 +23,7 @@ from sparse_attn.playground.estimate import estimate, rivals
 from sparse_attn.playground.profiles import PROFILES, Profile
 from sparse_attn.playground.program import program
 from sparse_attn.playground.rows import NAMES, bar, rates, rows
-from sparse_attn.playground.script import SCRIPT
+from sparse_attn.playground.script import NUMBERS, SCRIPT
 from sparse_attn.units import seconds, slug
 
 NONE = "–"  # in place of a number that there is none of
@@ -33,7 +33,8 @@ SLIDERS = ("T", "K")
 
 STYLE = """<style>
 .playground{max-width:46rem;margin:1rem 0;color:inherit}
-.playground-controls{display:flex;flex-wrap:wrap;gap:.5rem 1.2rem}
+.playground-controls{display:flex;flex-wrap:wrap;gap:.5rem 1.2rem;
+padding:.3rem .5rem}
 .playground-controls>div{flex:1 1 9.5rem;min-width:0}
 .playground-controls>.playground-wide{flex:1 1 17rem}
 .playground label{display:block;font-size:.9em}
@@ -53,7 +54,7 @@ border:0;border-bottom:1px solid #8a94a3;background:transparent;color:inherit}
 .playground thead th,.playground-advice{font-weight:700}
 .playground p{margin:.5rem 0}
 .playground svg{display:block;width:100%;height:15.2rem;overflow:visible}
-.playground text{fill:currentColor;font-size:.9rem}
+.playground text{fill:currentColor;font-size:.9em}
 .playground rect{fill:#8a94a3}
 .playground .playground-own rect{fill:#0072b2}
 .playground .playground-own text{font-weight:700}
@@ -150,7 +151,7 @@ def page(choice: Choice, profile: Profile) -> str:
         f'<div class="playground" id="{name}" role="group" aria-label="Playground">'
         f'{STYLE}<div class="playground-controls">{controls}</div>'
         f'<p class="playground-note" role="status"></p>{body}'
-        f"<script>(function () {{\n{program()}\nconst GIVEN = {given};\n"
+        f"<script>(function () {{\n{program()}\n{NUMBERS}\nconst GIVEN = {given};\n"
         f"{SCRIPT}\n}})()</script></div>".replace("PLACE", name)
     )
 

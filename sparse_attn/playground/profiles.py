@@ -80,6 +80,7 @@ def dtype_of(bytes: int, device: torch.device) -> torch.dtype:
     )
 
 
+# This book's stored device first, then published ones.
 PROFILES: tuple[Profile, ...] = (
     stored(),
     _published("A100 80 GB", {4: "FP32", 2: "BF16"}),

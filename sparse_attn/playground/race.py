@@ -32,18 +32,22 @@ from sparse_attn.playground.profiles import dtype_of
 from sparse_attn.timing import Timing
 from sparse_attn.units import seconds, size
 
-BUDGET = 8.0  # seconds that a race may take
-ROUNDS = 5  # calls of each: the first, one to warm up, and three samples at least
+BUDGET = 9.0  # seconds that a race may take
+SAMPLES = 3
+ROUNDS = 2 + SAMPLES  # calls of each: the first one, and one to warm up
 PART = 0.5  # of the free memory, which a race may take
+WIDTH = 128  # of the head that tells how long a race would take
 RESTS = {BLOCKS: "none", POOLED: "pooled"}
 
 
 def race(choice: Choice, device: torch.device | None = None) -> dict[str, Timing]:
     """Method -> its time, and that of full attention, measured in turns.
 
-    Random values; one sequence, forward only. First one head of a short text tells how
-    long it would take. Raises ValueError for one byte per value, and for a setting that
-    needs more than BUDGET seconds or PART of the free memory.
+    Random values; one sequence, forward only. When decoding, every call reads the same
+    cache, so that a small one stays in the processor's. First one narrow head of a
+    short text tells how long it would take.
+    Raises ValueError for one byte per value, and for a setting that needs more than
+    BUDGET seconds or PART of the free memory.
     """
     device = as_device(device)
     dtype = dtype_of(choice.bytes, device)
@@ -59,7 +63,9 @@ def race(choice: Choice, device: torch.device | None = None) -> dict[str, Timing
             f"about {seconds(whole)} would be needed: choose fewer tokens or heads"
         )
     with torch.no_grad():
-        return timing.measure_together(calls(choice, device, dtype), device=device)
+        return timing.measure_together(
+            calls(choice, device, dtype), device=device, samples=SAMPLES
+        )
 
 
 def memory(choice: Choice) -> int:
@@ -76,17 +82,20 @@ def free_memory(device: torch.device) -> int:
 
 
 def expected(choice: Choice, device: torch.device, dtype: torch.dtype) -> float:
-    """Seconds that the race would take, from one head of a part of the text.
+    """Seconds that the race would take, from one narrow head of a part of the text.
 
     Long enough that keys are left out; a method grows as its FLOPs and bytes do.
     """
-    T = min(choice.T, max(1024, 4 * choice.K))
-    small = choice.but(T=T, C=choice.C, H=choice.H, Hkv=choice.Hkv)
+    T = max(1024, 4 * choice.K) if choice.method in (WINDOW, *LISTED) else 512
+    small = choice.but(T=min(choice.T, T), K=min(choice.K, T))
+    width = choice.C // choice.H
+    heads = choice.H * max(1.0, width / WIDTH)  # of the narrow one
     total = 0.0
     with torch.no_grad():
-        for method, call in calls(small, device, dtype, heads=1).items():
+        few = calls(small, device, dtype, heads=1, width=min(width, WIDTH))
+        for method, call in few.items():
             taken = timing.measure(call, device=device, samples=1).median
-            total += taken * choice.H * _growth(method, small, choice)
+            total += taken * heads * _growth(method, small, choice)
     return ROUNDS * total
 
 
@@ -100,19 +109,20 @@ def calls(
     device: torch.device,
     dtype: torch.dtype,
     heads: int | None = None,
+    width: int | None = None,
 ) -> dict[str, Callable[[], Tensor]]:
     """Method -> a call of it on random values: full attention, and the chosen one.
 
-    heads: so many query heads instead of all, with one key-value head at least.
+    heads, width: so many query heads of this width, instead of those of the choice.
     """
-    D, H = choice.C // choice.H, heads or choice.H
+    D, H = width or choice.C // choice.H, heads or choice.H
     Hkv = min(H, choice.Hkv)
     generator = torch.Generator().manual_seed(0)
     queries = choice.T if choice.task == "prefill" else 1
 
-    def drawn(n: int, tokens: int) -> Tensor:
-        x = torch.randn(1, n, tokens, D, generator=generator, dtype=torch.float32)
-        return x.to(device, dtype)
+    def drawn(n: int, tokens: int) -> Tensor:  # heads alike: drawing takes long
+        x = torch.randn(1, 1, tokens, D, generator=generator)
+        return x.to(device, dtype).repeat(1, n, 1, 1)
 
     q, k, v = drawn(H, queries), drawn(Hkv, choice.T), drawn(Hkv, choice.T)
     found = {FULL: partial(fused_attention, q, k, v, causal=queries > 1)}

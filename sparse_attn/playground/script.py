@@ -1,17 +1,11 @@
 """What moves the static playground: controls, the address, and where results go.
 
 Knows the page; all arithmetic and all rules come from `program`, which stands before
-it. FORMAT writes numbers as `words` does, to the digit.
+it.
 """
 
-SCRIPT = r"""
-const box = document.getElementById("PLACE"), words = GIVEN.words;
-const fields = new Map(Object.entries(GIVEN.fields));
-const control = (name) => box.querySelector(`[data-field="${name}"]`);
-const cell = (key) => box.querySelector(`[data-key="${key}"]`);
-const isRange = (input) => input.type === "range";
-
-// --- numbers, as Python writes them: ties go to the even digit
+NUMBERS = r"""
+// Numbers as Python writes them: ties go to the even digit.
 
 function digits(x) {  // three of them
   const exact = x.toExponential(60), tie = /^-?\d\.\d([02468])50*e/.test(exact);
@@ -19,7 +13,7 @@ function digits(x) {  // three of them
 }
 function whole(x) {
   const up = Math.round(x), even = up - x === .5 && up % 2 ? up - 1 : up;
-  return even.toLocaleString("en-US");
+  return BigInt(even).toLocaleString("en-US");
 }
 function three(x) {
   if (!(Math.abs(x) < 999.5)) return whole(x);
@@ -38,6 +32,14 @@ const FORMAT = {
 };
 const filled = ({ template, numbers }) =>
   template.replace(/\{(\d+):(\w+)\}/g, (_, i, kind) => FORMAT[kind](numbers[i]));
+"""
+
+SCRIPT = r"""
+const box = document.getElementById("PLACE"), words = GIVEN.words;
+const fields = new Map(Object.entries(GIVEN.fields));
+const control = (name) => box.querySelector(`[data-field="${name}"]`);
+const cell = (key) => box.querySelector(`[data-key="${key}"]`);
+const isRange = (input) => input.type === "range";
 
 // --- where the controls stand
 
