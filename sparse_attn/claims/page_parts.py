@@ -50,6 +50,7 @@ border:0;padding:.4rem .5rem;width:100%;text-align:left;cursor:pointer}}
 .claims-call{{display:block;margin-top:.2rem;overflow-wrap:anywhere;
 white-space:normal;color:inherit;background:none;border:0;padding:0}}
 .claims-unit{{font-size:.9em}}
+.claims td a{{color:inherit;text-decoration:underline}}
 .claims-verdict{{border-left:.4em solid #888;padding-left:.4em;display:inline-block}}
 .claims-verdict[data-verdict=correct]{{border-color:#009e73}}
 .claims-verdict[data-verdict=misleading]{{border-color:#e69f00}}
