@@ -32,7 +32,7 @@ lab: $(READY)  ## JupyterLab on the chapters
 	@$(VENV)/bin/jupyter lab book
 
 play: $(READY)  ## the playground alone, live on this device
-	@$(VENV)/bin/voila tools/play.ipynb
+	@$(PY) tools/play.py
 
 pdf: $(TEST_READY) book  ## the whole book as one PDF, printed by Chromium
 	@$(PY) tools/pdf.py

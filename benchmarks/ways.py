@@ -7,7 +7,8 @@ from functools import partial
 
 import torch
 
-from sparse_attn import indexer, kernels
+from sparse_attn import kernels
+from sparse_attn.attending import attending
 
 KEEP, DECODE_KEEP = 512, 1024
 SHAPES = ((16, 16), (32, 16), (64, 16), (64, 64), (128, 64))  # queries, keys of a block
@@ -25,7 +26,7 @@ def window(block_q=64, block_k=16, **how):
 
 
 def by(attend):
-    return lambda net: indexer.attending(net, lambda layer, q, k, v: attend(q, k, v))
+    return lambda net: attending(net, lambda layer, q, k, v: attend(q, k, v))
 
 
 def tokenwise(q, k, v):

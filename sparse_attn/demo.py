@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from sparse_attn import corpus, gpt, indexer, kernels, metrics, timing, topk
+from sparse_attn.attending import attending
 from sparse_attn.checks import check_count, check_counts
 from sparse_attn.demo_page import (
     BEST,
@@ -152,7 +153,7 @@ def repaired(settings: Settings, model, text: corpus.Corpus, tick: Tick) -> dict
         for row, under in {
             WINDOW: indexer.selecting(model, recent, settings.keep, rest=rest),
             EACH: indexer.selecting(model, means, settings.keep, rest=rest),
-            SHARED: indexer.attending(model, lambda _, *qkv, by=shared: by(*qkv)),
+            SHARED: attending(model, lambda _, *qkv, by=shared: by(*qkv)),
         }.items():
             with under:
                 found[row][rest] = metrics.compare(exact, model, x, y)

@@ -7,6 +7,7 @@ benchmark that wrote them.
 from __future__ import annotations
 
 import json
+from math import fsum
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
@@ -31,3 +32,17 @@ def load_all(question: str) -> list[dict]:
             "the repository: clone it, and install the package from there"
         )
     return [json.loads(path.read_text()) for path in found]
+
+
+def mean(question: str, name: str, *path: str) -> float:
+    """Mean over the seeds of one entry in the runs of that name, such as "loss".
+
+    Runs are keyed "name | seed ...". Raises ValueError for a name that has no run.
+    """
+    runs = load(question)["runs"].items()
+    found = [run for key, run in runs if key.split(" | ")[0] == name]
+    if not found:
+        raise ValueError(f"name={name!r}: {question} has no such run")
+    for key in path:
+        found = [run[key] for run in found]
+    return fsum(found) / len(found)

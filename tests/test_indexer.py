@@ -13,6 +13,7 @@ from test_apple_safety import LikeMPS
 from test_bad_input import explains
 
 from sparse_attn import indexer, kernels
+from sparse_attn.attending import attending
 from sparse_attn.attention import attention, attention_weights, causal_mask
 from sparse_attn.decoding import Cache
 from sparse_attn.indexer import Mass, pairs_of
@@ -797,7 +798,7 @@ def test_a_model_under_the_attention_that_it_has_is_the_model(config):
         assert k.shape[1] == (config.kv_heads or 4) and q.shape[2] == TOKENS.shape[1]
         return attention(q, k, v, causal=True)
 
-    with indexer.attending(model, attend) as same:
+    with attending(model, attend) as same:
         assert same is model
         torch.testing.assert_close(model(TOKENS), plain)
         assert layers == [0, 1]
@@ -811,7 +812,7 @@ def test_each_layer_gets_the_attention_of_its_number():
     def attend(layer, q, k, v):
         return (layer + 1.0) * v
 
-    with indexer.attending(model, attend):
+    with attending(model, attend):
         heard = indexer.signals(model, TOKENS)
         for layer, (_, _, v) in enumerate(heard):
             assert torch.equal(heads_of(model, layer), (layer + 1.0) * v)
@@ -830,12 +831,12 @@ def test_a_model_under_sparse_attention_reads_blocks_and_not_the_future(config):
         return lambda layer, q, k, v: kernels.sparse_attention(q, k, v, keep, **how)
 
     plain = model(tokens)
-    with indexer.attending(model, attend(64)):
+    with attending(model, attend(64)):
         ours, theirs = model(tokens), model(other)
     assert torch.equal(ours[:, :128], theirs[:, :128])
     torch.testing.assert_close(ours[:, :64], plain[:, :64])  # all blocks are kept
     assert not torch.allclose(ours[:, 128:], plain[:, 128:])
-    with indexer.attending(model, attend(160)):
+    with attending(model, attend(160)):
         torch.testing.assert_close(model(tokens), plain)
 
 
@@ -846,7 +847,7 @@ def test_a_model_learns_under_sparse_attention():
     def attend(layer, q, k, v):
         return kernels.sparse_attention(q, k, v, 12, **how)
 
-    with indexer.attending(model, attend):
+    with attending(model, attend):
         model(TOKENS).logsumexp(dim=-1).sum().backward()
     for name, weight in model.named_parameters():
         assert weight.grad.isfinite().all(), name
@@ -863,7 +864,7 @@ def test_the_attention_is_given_back_whatever_happens():
         raise RuntimeError("midway")
 
     midway = pytest.raises(RuntimeError, match="midway")
-    with midway, indexer.attending(model, attend):
+    with midway, attending(model, attend):
         assert set(model.state_dict()) == names
         model(TOKENS)
     assert [block.attention.scores for block in model.blocks] == before
@@ -873,7 +874,7 @@ def test_the_attention_is_given_back_whatever_happens():
 def test_any_attention_may_be_put_around_another():
     model = lively(SMALL)
     plain = model(TOKENS)
-    with indexer.attending(model, lambda layer, q, k, v: 2 * v):
+    with attending(model, lambda layer, q, k, v: 2 * v):
         outer = model(TOKENS)
         with indexer.selecting(model, indexer.Oracle(), SMALL.context):
             torch.testing.assert_close(model(TOKENS), plain)
@@ -886,7 +887,7 @@ def test_any_attention_refuses_a_cache():
     cache = Cache(model)
     with torch.no_grad():
         model(TOKENS[:, :5], cache)
-        with indexer.attending(model, lambda layer, q, k, v: v):
+        with attending(model, lambda layer, q, k, v: v):
             explains(lambda: model(TOKENS[:, 5:6], cache), "cache", "5 of 6 keys")
 
 

@@ -28,6 +28,15 @@ def test_a_question_that_nothing_answers_says_which_there_are(stored):
         results.load("sped")
 
 
+def test_a_mean_is_over_the_runs_of_one_name(stored):
+    runs = {"a | seed 0": {"x": {"y": 1.0}}, "a | seed 1": {"x": {"y": 2.0}}, "ab": 9}
+    made = {"device": "a", "runs": runs}
+    (stored / "topk-a.json").write_text(json.dumps(made))
+    assert results.mean("topk", "a", "x", "y") == 1.5
+    with pytest.raises(ValueError, match="name='b': topk has no such run"):
+        results.mean("topk", "b")
+
+
 def test_the_books_own_results_name_their_device():
     for path in results.HOME.glob("*.json"):
         for one in results.load_all(path.name.split("-")[0]):

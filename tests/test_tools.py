@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat import v4
 
-from tools import notebooks
+from tools import notebooks, play
 from tools.notebooks import ROOT, WIDGET_VIEW, execute, fingerprint, normalise
 
 FIGURE = "from sparse_attn import figures\n\nfigures.block_share(512, 768)"
@@ -82,3 +82,14 @@ def test_help_lists_every_command_of_the_readme():
     told = subprocess.run(["make", "-C", ROOT, "help"], capture_output=True, text=True)
     for target in ("book", "test", "lab", "mybook", "notebooks", "format", "clean"):
         assert f"make {target}" in told.stdout
+
+
+def test_what_voila_serves_is_a_notebook_that_shows_the_dashboard():
+    made = play.notebook()
+    nbformat.validate(made)
+    text, code = made.cells
+    assert "\\" not in text.source
+    names = {}
+    *before, last = code.source.split("\n")
+    exec("\n".join(before), names)
+    assert isinstance(eval(last, names), names["playground"].live.Dashboard)

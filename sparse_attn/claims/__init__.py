@@ -11,17 +11,16 @@ from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 
-from sparse_attn.claims.calls import evaluate, recompute
-from sparse_attn.claims.entry import SOURCES, VERDICTS, WAYS, Claim, agrees
+from sparse_attn.claims.calls import drifted, evaluate, recompute
+from sparse_attn.claims.entry import VERDICTS, Claim, agrees
 from sparse_attn.claims.page import Table, table
 
 __all__ = [
-    "SOURCES",
     "VERDICTS",
-    "WAYS",
     "Claim",
     "Table",
     "agrees",
+    "drifted",
     "evaluate",
     "find",
     "ledger",

@@ -47,6 +47,15 @@ def evaluate(call: str) -> tuple[float, ...]:
     return tuple(map(float, found if isinstance(found, tuple | list) else (found,)))
 
 
+def drifted(claim: Claim) -> bool:
+    """Whether `claim.call` gives other numbers than it gave; to four digits.
+
+    Raises ValueError where it gives more numbers than it did, or fewer.
+    """
+    pairs = zip(recompute(claim), claim.value, strict=True) if claim.value else ()
+    return not all(math.isclose(*pair, rel_tol=5e-4, abs_tol=1e-12) for pair in pairs)
+
+
 def recompute(claim: Claim) -> tuple[float, ...]:
     """What `claim.call` gives now. Raises ValueError for a claim that has none."""
     if not claim.call:

@@ -12,6 +12,7 @@ from sparse_attn.claims.calls import recompute
 from sparse_attn.claims.entry import SOURCES, VERDICTS, Claim, number, spelled
 from sparse_attn.claims.page_parts import (
     BODY,
+    CALL,
     CELLS,
     CHECK,
     CHOICE,
@@ -58,7 +59,7 @@ class Table:
             id=id_,
             says=says,
             why=why,
-            call=CALL.format(call) if call else "",
+            call=CALL.format(call=call) if call else "",
             printed=html.escape(" / ".join(map(spelled, claim.printed))),
             printed_key=_key(claim.printed),
             ours=html.escape(" / ".join(map(number, self.ours[claim.id]))),
@@ -77,9 +78,6 @@ class Table:
             words=html.escape(" ".join((*texts, claim.verdict)).lower(), quote=True),
             cells=cells,
         )
-
-
-CALL = '<code class="claims-call">{}</code>'
 
 
 def table(claims: Sequence[Claim]) -> Table:

@@ -23,6 +23,8 @@ CELLS = """
 <td data-label="Chapter" data-key="{place}"><a aria-label="chapter {place}"
  href="{chapter}.html#{anchor}">{place}</a></td>"""
 
+CALL = """<code class="claims-call">{call}</code>"""
+
 PAGE = """<div class="claims" role="group" aria-label="The ledger of claims">
 <style>
 .claims fieldset{{border:0;padding:0;margin:.3rem 0;display:flex;flex-wrap:wrap;

@@ -4,7 +4,6 @@ stands for the `rest`, how both are fitted (`distill`) and put into a GPT (`mode
 `from sparse_attn import indexer`, then indexer.LowRank(heads=4, width=32, rank=8) ...
 """
 
-from sparse_attn.attending import attending
 from sparse_attn.indexer.baselines import (
     BlockBounds,
     BlockMean,
@@ -47,7 +46,6 @@ __all__ = [
     "Recent",
     "Selector",
     "SharedIndexer",
-    "attending",
     "distill",
     "fit_corrections",
     "halves",

@@ -58,8 +58,6 @@ border:0;border-bottom:1px solid #8a94a3;background:transparent;color:inherit}
 .playground rect{fill:#8a94a3}
 .playground .playground-own rect{fill:#0072b2}
 .playground .playground-own text{font-weight:700}
-html[data-theme] .bd-content div.cell_output div.text_html:has(.playground){
-background-color:transparent;color:var(--pst-color-text-base);padding:0}
 html[data-theme=dark] .playground .playground-own rect{fill:#56b4e9}
 </style>"""
 

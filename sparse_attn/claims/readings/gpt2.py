@@ -7,7 +7,6 @@ training runs reached to `results`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from statistics import fmean
 
 from sparse_attn import cost
 from sparse_attn.gpt import GPTConfig
@@ -101,19 +100,6 @@ def kept_by_layer() -> tuple[int, int, int]:
     layer = {part: two[part] - one[part] for part in one}
     mlp = sum(layer[part] for part in ("mlp up", "mlp activation", "mlp down"))
     return layer["scores"], mlp, layer["norm"]
-
-
-def quality(runs: Mapping[str, Mapping]) -> tuple[float, ...]:
-    """Loss of GPT-2's 12 key-value heads over that of 12, 4, 2 and 1, in %.
-
-    runs: of results.load("remedies"). One of many measures that could be meant.
-    """
-    names = ("as GPT-2", "4 key-value heads", "2 key-value heads", "1 key-value head")
-    mean = [
-        fmean(r["bits_per_byte"] for key, r in runs.items() if key.split(" | ")[0] == n)
-        for n in names
-    ]
-    return tuple(100 * mean[0] / loss for loss in mean)
 
 
 def improvements() -> tuple[float, ...]:

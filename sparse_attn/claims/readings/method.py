@@ -7,7 +7,6 @@ Source: github.com/MikeyBeez/sparse-attention-mlp, its README and its scripts.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import fsum
 
 from sparse_attn import cost
 from sparse_attn.claims.entry import agrees
@@ -67,19 +66,6 @@ def layer_gain(
     method = cost.topk_mlp_flops(T, HEAD, hidden, K)
     left = (heads - replaced) * exact + replaced * method
     return (heads * exact + linear) / (left + linear)
-
-
-def mean(found: dict, name: str, *path: str) -> float:
-    """Mean over the seeds of one entry in the runs of that name.
-
-    found: from `results.load`. Raises ValueError for a name that has no run.
-    """
-    runs = [run for key, run in found["runs"].items() if key.split(" | ")[0] == name]
-    if not runs:
-        raise ValueError(f"name={name!r}: there is no such run")
-    for key in path:
-        runs = [run[key] for run in runs]
-    return fsum(runs) / len(runs)
 
 
 def _gives_column(hidden: int, K: int) -> bool:
