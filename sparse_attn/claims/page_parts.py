@@ -29,7 +29,7 @@ PAGE = """<div class="claims" role="group" aria-label="The ledger of claims">
 <style>
 .claims fieldset{{border:0;padding:0;margin:.3rem 0;display:flex;flex-wrap:wrap;
 gap:.2rem 1rem}}
-.claims legend{{float:left;padding:0;margin-right:1rem}}
+.claims legend{{float:left;width:auto;padding:0;margin:0 1rem 0 0;font-size:inherit}}
 .claims-filter{{display:flex;flex-wrap:wrap;gap:.4rem 1.5rem;margin:.4rem 0}}
 .claims-filter>label{{flex:1 1 14rem;min-width:0}}
 .claims-filter input,.claims-filter select{{font:inherit;color:inherit;
