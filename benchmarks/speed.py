@@ -10,6 +10,7 @@ D=128 and four key-value heads on CUDA.
 
 import argparse
 import itertools
+import math
 from functools import partial
 
 import torch
@@ -51,6 +52,7 @@ def drawn(device, T: int):
 def timed(fns: dict, device, samples=None, calls: int = 1) -> dict:
     """Seconds of each, times as fast as "dense", and memory beyond what was given.
 
+    samples: taken however long it lasts, None for what `timing` holds for enough.
     calls: how many follow each other before the next one's turn, so that short ones
     do not pay for what their neighbor left in the processor's cache.
     """
@@ -63,6 +65,7 @@ def timed(fns: dict, device, samples=None, calls: int = 1) -> dict:
         {name: partial(repeated, fn) for name, fn in fns.items()},
         device=device,
         samples=samples,
+        budget=math.inf if samples else timing.BUDGET,
     )
     found = {}
     for name, one in taken.items():
@@ -74,6 +77,7 @@ def timed(fns: dict, device, samples=None, calls: int = 1) -> dict:
             "interval": [float(x) / calls for x in (one.low, one.high)],
             "ratio": [float(x) for x in (gain.value, gain.low, gain.high)],
             "bytes": peak.bytes,
+            "samples": len(one.samples),
         }
     return found
 
@@ -100,8 +104,8 @@ def prefill(T: int, device) -> dict:
     if T in FLEX:
         fns["FlexAttention"] = flexed(q, k, v)
     slow = {name: fns.pop(name) for name in SLOW if name in fns}
-    calls = max(3 if T < 32_768 else 1, 8192 // T)
-    found = timed(fns, device, samples=4 if T > 32_768 else None, calls=calls)
+    samples = 12 if T <= 32_768 else 8
+    found = timed(fns, device, samples, calls=max(1, 16_384 // T))
     if slow:  # in turns of their own: they leave nothing in the cache
         slow["dense"] = fns["dense"]
         found |= {

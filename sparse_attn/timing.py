@@ -61,12 +61,15 @@ def measure(
     *,
     device: torch.device | None = None,
     samples: int | None = None,
+    budget: float = BUDGET,
 ) -> Timing:
     """Time `fn()`: one first call, one to warm up, then samples until 20 or 1 s.
 
     Each sample waits for the device before and after. device: the one picked.
+    samples: at most; budget: seconds after which three will do, math.inf for no limit.
     """
-    return measure_together({"fn": fn}, device=device, samples=samples)["fn"]
+    fns = {"fn": fn}
+    return measure_together(fns, device=device, samples=samples, budget=budget)["fn"]
 
 
 def measure_together(
@@ -74,15 +77,19 @@ def measure_together(
     *,
     device: torch.device | None = None,
     samples: int | None = None,
+    budget: float = BUDGET,
 ) -> dict[str, Timing]:
     """Time several calls in turn, round after round, so that drift hits all alike.
 
     Sample i of one was taken beside sample i of the others: `ratio` relies on it.
+    samples and budget as in `measure`, the seconds for each of the calls.
     """
     if not fns:
         raise ValueError("fns is empty: at least one function is needed")
     samples = SAMPLES if samples is None else samples
     check_count("samples", samples)
+    if not budget >= 0:
+        raise ValueError(f"budget={budget}: seconds are needed, 0 or more")
     device = as_device(device)
 
     first = {name: _seconds(fn, 1, device) for name, fn in fns.items()}
@@ -93,7 +100,7 @@ def measure_together(
     taken = {name: [] for name in fns}
     began = time.perf_counter()
     for i in range(samples):
-        if i >= LEAST and time.perf_counter() - began > BUDGET * len(fns):
+        if i >= LEAST and time.perf_counter() - began > budget * len(fns):
             break
         for name, fn in fns.items():
             taken[name].append(_seconds(fn, repeats[name], device))

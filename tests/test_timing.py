@@ -1,5 +1,6 @@
 """The timer, on a clock that only moves when a timed function says so."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -64,6 +65,18 @@ def test_the_first_call_is_kept_apart_and_the_warm_one_forgotten(clock):
 @pytest.mark.parametrize("seconds, samples", [(0.25, 5), (0.5, 3), (16.0, 3)])
 def test_sampling_stops_after_a_second_but_not_before_three(clock, seconds, samples):
     assert len(timing.measure(clock.works(seconds), device=CPU).samples) == samples
+
+
+@pytest.mark.parametrize("budget, samples", [(0, 3), (2.0, 9), (math.inf, 12)])
+def test_sampling_stops_where_the_budget_says(clock, budget, samples):
+    how = dict(device=CPU, samples=12, budget=budget)
+    assert len(timing.measure(clock.works(0.25), **how).samples) == samples
+
+
+@pytest.mark.parametrize("budget", [-1.0, math.nan])
+def test_a_budget_that_is_no_time_is_refused(budget):
+    with pytest.raises(ValueError, match=r"budget=.*0 or more"):
+        timing.measure(lambda: None, budget=budget)
 
 
 def test_each_of_several_functions_has_its_own_second(clock):

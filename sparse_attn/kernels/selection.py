@@ -7,6 +7,7 @@ the blocks to `sparse`.
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,7 @@ POOL = 64  # keys for which one mean stands where they are not selected, at leas
 GROUP = 16  # queries whose mean asks as one
 EMPTY = -1  # in place of a block where a query block has fewer than `keep`
 HELD = 2**20  # scores that are held at a time on a CPU, so that a cache holds them
+ASKS = 128  # of one head at a time, rather than fewer of more heads: a product's height
 
 
 @torch.no_grad()
@@ -93,44 +95,48 @@ def blocks_from_means(
         )
     if first % block_q:
         raise ValueError(f"first={first} is not a multiple of block_q={block_q}")
-    answers = _shared(answers.float(), asks.shape[1])  # (B, H, n_k, D)
-    asks = asks.float() / math.sqrt(asks.shape[-1])
-    groups, columns = block_q // min(GROUP, block_q), answers.shape[2]
-    rows = -(-asks.shape[2] // groups)
-    asks = F.pad(asks, (0, 0, 0, rows * groups - asks.shape[2]))
+    B, H = asks.shape[:2]
+    answers = _shared(answers.float(), H).flatten(0, 1)  # (B H, n_k, D)
+    asks = asks.float().flatten(0, 1) / math.sqrt(asks.shape[-1])
+    groups, columns = block_q // min(GROUP, block_q), answers.shape[1]
+    rows = -(-asks.shape[1] // groups)
+    asks = F.pad(asks, (0, 0, 0, rows * groups - asks.shape[1]))
     own = torch.arange(rows, device=asks.device) * per + first // block_k
     held = HELD if asks.device.type == "cpu" else 32 * HELD
-    most = max(1, held // (asks.shape[:2].numel() * groups * columns))
-    n, found = min(keep, columns), []
-    for i in range(0, rows, most):
-        mine = asks[:, :, i * groups : (i + most) * groups].unflatten(2, (-1, groups))
+    heads = max(1, min(B * H, held // (ASKS * columns)))  # at a time
+    most = max(1, held // (heads * groups * columns))
+    blocks = own.new_full((B * H, rows, min(keep, columns)), EMPTY)
+    for h, i in product(range(0, B * H, heads), range(0, rows, most)):
+        mine = asks[h : h + heads, i * groups : (i + most) * groups]
+        mine = mine.unflatten(1, (-1, groups))  # (heads, R, groups, D)
         begin = first // block_k + i * per  # of the first row's own blocks
         end = min(columns, begin + most * per) if causal else columns
-        worth = _worth(mine, answers[:, :, :end], own[i : i + most], begin, causal)
+        theirs, at = answers[h : h + heads, :end], own[i : i + most]
+        worth = _worth(mine, theirs, at, begin, causal)
         forced = sinks, local, per
-        ids = _best(worth, n, own[i : i + most, None], begin, causal, *forced)
-        found.append(F.pad(ids, (0, n - ids.shape[-1]), value=EMPTY))
-    return torch.cat(found, dim=2)
+        ids = _best(worth, blocks.shape[-1], at[:, None], begin, causal, *forced)
+        blocks[h : h + heads, i : i + most, : ids.shape[-1]] = ids
+    return blocks.unflatten(0, (B, H))
 
 
 def _worth(asks, answers, own, begin: int, causal: bool) -> Tensor:
-    """(B, H, R, n_k): weights added up over the groups of each row of queries.
+    """(heads, R, n_k): weights added up over the groups of each row of queries.
 
-    asks (B, H, R, groups, D). own (R,): the first of each row's own blocks; what is
+    asks (heads, R, groups, D). own (R,): the first of each row's own blocks; what is
     not before it is in anyway or hidden, and does not compete.
     """
-    scores = (asks.flatten(2, 3) @ answers.mT).unflatten(2, asks.shape[2:4])
+    scores = (asks.flatten(1, 2) @ answers.mT).unflatten(1, asks.shape[1:3])
     if causal:
-        column = torch.arange(begin, answers.shape[2], device=answers.device)
+        column = torch.arange(begin, answers.shape[1], device=answers.device)
         scores[..., begin:].masked_fill_(column >= own[:, None, None], HIDDEN)
-    return scores.softmax(dim=-1).sum(dim=3)
+    return scores.softmax(dim=-1).sum(dim=2)
 
 
 HIDDEN = -1e30  # not -inf: where all is hidden, the weights must still be numbers
 
 
 def _best(worth, n, own, begin: int, causal: bool, sinks, local, per) -> Tensor:
-    """(B, H, R, n) ids in ascending order, -1 at the end. own: (R, 1), of which the
+    """(heads, R, n) ids in ascending order, -1 at the end. own: (R, 1), of which the
     first is `begin`."""
     last = worth.shape[-1]
     worth[..., :sinks] = SURE - torch.arange(min(sinks, last), device=worth.device)
