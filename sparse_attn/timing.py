@@ -123,7 +123,7 @@ def ratio(slow: Timing, fast: Timing) -> Ratio:
         paired=paired,
         **_BOOTSTRAP,
     )
-    return Ratio(value, *found.confidence_interval)
+    return Ratio(value, *_around(value, found))
 
 
 @contextmanager
@@ -202,5 +202,15 @@ def _summarise(first: float, samples: list[float]) -> Timing:
     low = high = median
     if len(samples) > 1:
         found = stats.bootstrap((samples,), np.median, **_BOOTSTRAP)
-        low, high = map(float, found.confidence_interval)
+        low, high = _around(median, found)
     return Timing(median, low, high, first, tuple(samples))
+
+
+def _around(median: float, found) -> tuple[float, float]:
+    """The interval's ends, on both sides of the median.
+
+    Between equal samples SciPy's percentile can round past them, and an error bar of
+    negative length is refused.
+    """
+    low, high = map(float, found.confidence_interval)
+    return min(low, median), max(high, median)

@@ -156,6 +156,34 @@ def test_the_same_samples_give_the_same_interval(clock):
     assert found.low < found.median < found.high
 
 
+# Equal samples between which SciPy's percentile rounds to another number.
+ESCAPES = [
+    ("0x1.ce6cfa180d931p-5", 15),
+    ("0x1.e0803fd92b62bp+0", 10),
+]
+
+
+@pytest.mark.parametrize("seconds, samples", ESCAPES)
+def test_equal_samples_have_no_interval_that_leaves_them_out(clock, seconds, samples):
+    same = float.fromhex(seconds)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(timing, "_seconds", lambda *_: same)
+        found = timing.measure(lambda: None, device=CPU, samples=samples)
+    assert found.low <= found.median == same <= found.high
+
+
+@pytest.mark.parametrize(
+    "slow, fast, samples",
+    [
+        (1.355919757413822, 0.7382742118752045, 20),
+        (0.8498107741722343, 0.5053538722278339, 15),
+    ],
+)
+def test_a_ratio_of_equal_samples_lies_in_its_interval(slow, fast, samples):
+    found = timing.ratio(taken(*samples * [slow]), taken(*samples * [fast]))
+    assert found.low <= found.value <= found.high
+
+
 def test_one_sample_has_no_interval(clock):
     found = timing.measure(clock.works(MS), device=CPU, samples=1)
     assert found.low == found.median == found.high == MS
