@@ -15,10 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparse_attn.flash.online import shift
-from sparse_attn.kernels.attend import attend, joined
+from sparse_attn.kernels.attend import attend
+from sparse_attn.kernels.steps import without_python
 from sparse_attn.kernels.threads import side_by_side
 
-ROWS = 512  # queries to a part: more parts cost calls, larger ones the cache
+ROWS = 512  # queries to a step: more steps cost calls, larger ones the cache
+STEPS = 8  # to a part, which a thread takes as a whole
 LANES = 8  # numbers that a processor takes at once
 LONG = 8192  # queries from which on threads gain more apart than on each call together
 
@@ -62,27 +64,21 @@ def forward(
         for x, y in zip((out, lse), found, strict=True):
             x[:, :, :first] = y.unflatten(2, (first, block_q))
 
-    if bias is not None:  # which rows see a pooled entry
-        reached = (bias.amax(dim=-1) > -torch.inf).tolist()
+    at_once, attend_rows = max(1, ROWS // block_q), without_python()
 
     def work(parts):
-        heads, room = _heads(k, v), _room(q, blocks, block_k)
+        heads, room = _heads(k, v), _room(q, blocks, at_once, block_k)
         for part in parts:
             b, h, rows, shared = part.b, part.h, part.rows, part.h // groups
-            mine = q[b, h, rows, None]  # (R, 1, block_q, D)
-            pairs = zip(heads(b, shared), room, strict=True)
-            near, far = (_gather(x, part.keys, x_room) for x, x_room in pairs)
-            found = attend(mine, near, far, part.mask(), scale, sees=part.sees)
-            n = 0 if bias is None else _reach(part, bias, causal, block_q, pool)
-            if n:
-                near, far = (x[b, shared, None, None, :n] for x in (mean_k, mean_v))
-                near, far = (x.expand(len(mine), -1, -1, -1) for x in (near, far))
-                add = bias[b, h, rows, None, None, :n]
-                sees = all(reached[b][h][rows])
-                found = joined(found, attend(mine, near, far, add, scale, sees=sees))
-            out[b, h, rows], lse[b, h, rows] = (x[:, 0] for x in found)
+            reach, pooled = [0] * -(-len(part.keys) // at_once), None
+            if bias is not None:
+                reach = _reach(rows, at_once, bias, causal, block_q, pool)
+                pooled = mean_k[b, shared], mean_v[b, shared], bias[b, h, rows]
+            mine, *goal = (x[b, h, rows, None] for x in (q, out, lse))
+            listed = *heads(b, shared), part.keys, part.mask(), part.sees
+            attend_rows(mine, *listed, pooled, reach, at_once, scale, room, *goal)
 
-    parts = _parts(q, blocks, causal, block_q, block_k, first, S)
+    parts = _parts(q, blocks, causal, block_q, block_k, first, S, STEPS)
     side_by_side(work, parts) if T > LONG else work(parts)
     return out.flatten(2, 3)[:, :, :T], lse.flatten(2, 3)[:, :, :T]
 
@@ -120,17 +116,18 @@ def backward(
     means = None if bias is None else (mean_k, mean_v)
     dmeans = means and tuple(torch.zeros_like(x, dtype=lse.dtype) for x in means)
     heads = _heads(k, v)
-    for part in _parts(q, blocks, causal, block_q, block_k, 0, S):
+    for part in _parts(q, blocks, causal, block_q, block_k, 0, S, steps=1):
         at, shared = (part.b, part.h, part.rows), part.h // groups
         fixed = tuple(x[at].to(lse.dtype) for x in (q, dout, top, offset))
-        near, far = (_gather(x, part.keys) for x in heads(part.b, shared))
+        near, far = (x[part.keys] for x in heads(part.b, shared))  # (R, n, block_k D)
+        near, far = (x.reshape(len(x), -1, q.shape[-1]) for x in (near, far))
         mask = part.mask()
         mask = None if mask is None else mask[:, 0]
-        dq[at], near, far = _slopes(*fixed, near[:, 0], far[:, 0], mask, scale)
+        dq[at], near, far = _slopes(*fixed, near, far, mask, scale)
         for total, x in ((dk, near), (dv, far)):
             rows = x.reshape(-1, *total.shape[3:])  # (R n, block_k, D)
             total[part.b, shared].index_add_(0, part.keys.flatten(), rows)
-        n = _reach(part, bias, causal, block_q, pool) if means else 0
+        n = _reach(part.rows, ROWS, bias, causal, block_q, pool)[-1] if means else 0
         if n:
             near, far = (x[part.b, shared, None, :n] for x in means)
             add = bias[at][:, None, :n]
@@ -159,9 +156,10 @@ def complete_rows(blocks: Tensor, per: int) -> int:
     return int(whole.long().cumprod(dim=0).sum())
 
 
-def _parts(q, blocks, causal, block_q, block_k, first, S) -> Iterator[Part]:
-    """The rows of query blocks from `first` on, in runs of equal count and form."""
-    per, most = block_q // block_k, max(1, ROWS // block_q)
+def _parts(q, blocks, causal, block_q, block_k, first, S, steps) -> Iterator[Part]:
+    """The rows of query blocks from `first` on, in runs of equal count and form, of as
+    many steps at most; of one where each row has a mask of its own, which is large."""
+    per, step = block_q // block_k, max(1, ROWS // block_q)
     row = torch.arange(blocks.shape[2], device=blocks.device)
     counts, last = (blocks >= 0).sum(dim=-1), blocks.amax(dim=-1)  # (B, H, n_q)
     start = row * per if causal else S // block_k  # blocks before it are seen whole
@@ -178,7 +176,7 @@ def _parts(q, blocks, causal, block_q, block_k, first, S) -> Iterator[Part]:
     masked = lru_cache(1)(lambda before: F.pad(corner, (before, 0))[None, None])
     for b, heads in enumerate(kinds):
         for h, row_kinds in enumerate(heads):
-            for i, j, (n, kind) in _runs(row_kinds, most):
+            for i, j, (n, kind) in _runs(row_kinds, steps * step, step):
                 rows = slice(first + i, first + j)
                 keys, mask = blocks[b, h, rows, :n], lambda: None
                 if kind == OWN:
@@ -192,12 +190,12 @@ def _parts(q, blocks, causal, block_q, block_k, first, S) -> Iterator[Part]:
 OWN, ODD = 1, 2  # lists that end with the queries' own blocks; that need a mask
 
 
-def _runs(kinds: list, most: int) -> Iterator[tuple[int, int, list]]:
-    """Stretches i to j of at most `most` equal entries, and the entry."""
+def _runs(kinds: list, most: int, few: int) -> Iterator[tuple[int, int, list]]:
+    """Stretches i to j of equal entries, and the entry: at most `few` if it is ODD."""
     i = 0
     while i < len(kinds):
-        j = i + 1
-        while j < len(kinds) and j - i < most and kinds[j] == kinds[i]:
+        j, limit = i + 1, few if kinds[i][1] == ODD else most
+        while j < len(kinds) and j - i < limit and kinds[j] == kinds[i]:
             j += 1
         yield i, j, kinds[i]
         i = j
@@ -212,17 +210,19 @@ def _mask(at, keys, causal: bool, block_k: int, S: int, dtype) -> Tensor:
     return mask.masked_fill_(hidden, -torch.inf)[:, None]
 
 
-def _reach(part: Part, bias: Tensor, causal: bool, block_q: int, pool: int) -> int:
-    """How many of the first pooled entries are read for the part: those that one of its
-    rows may see, and up to a multiple of `LANES`, for odd lengths cost much more."""
-    last = (part.rows.stop - 1) * block_q // pool if causal else bias.shape[-1]
-    return min(bias.shape[-1], -(-last // LANES) * LANES)
+def _reach(rows: slice, at_once, bias, causal: bool, block_q: int, pool: int) -> list:
+    """How many of the first pooled entries each step reads: those that its last row may
+    see, and up to a multiple of `LANES`, for odd lengths cost much more."""
+    total = bias.shape[-1]
+    ends = (min(i + at_once, rows.stop) for i in range(rows.start, rows.stop, at_once))
+    seen = ((end - 1) * block_q // pool if causal else total for end in ends)
+    return [min(total, -(-n // LANES) * LANES) for n in seen]
 
 
-def _room(q: Tensor, blocks: Tensor, block_k: int) -> Tensor:
-    """Two places, (rows, block_k D) each, for the blocks of a part: used by all, since
+def _room(q: Tensor, blocks: Tensor, at_once: int, block_k: int) -> Tensor:
+    """Two places, (rows, block_k D) each, for the blocks of a step: used by all, since
     fresh memory costs more than what is written to it."""
-    rows = min(blocks.shape[2], max(1, ROWS // q.shape[3])) * blocks.shape[-1]
+    rows = min(blocks.shape[2], at_once) * blocks.shape[-1]
     return q.new_empty(2, rows, block_k * q.shape[-1])
 
 
@@ -233,17 +233,10 @@ def _blocks(x: Tensor, size: int) -> Tensor:
 
 
 def _heads(k: Tensor, v: Tensor):
-    """heads(b, h): the blocks of one head of k and v, in memory without gaps."""
+    """heads(b, h): the blocks of one head of k and v, (n_k, block_k D) without gaps."""
 
     @lru_cache(maxsize=1)
     def heads(b: int, h: int) -> tuple[Tensor, Tensor]:
-        return k[b, h].contiguous(), v[b, h].contiguous()
+        return tuple(x[b, h].contiguous().flatten(1) for x in (k, v))
 
     return heads
-
-
-def _gather(x: Tensor, keys: Tensor, room: Tensor | None = None) -> Tensor:
-    """Blocks `keys` (R, n) of one head (n_k, size, D) -> (R, 1, n size, D)."""
-    room = None if room is None else room[: keys.numel()]
-    found = torch.index_select(x.flatten(1), 0, keys.flatten(), out=room)
-    return found.view(len(keys), 1, -1, x.shape[-1])

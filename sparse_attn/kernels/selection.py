@@ -147,7 +147,7 @@ def _best(worth, n, own, begin: int, causal: bool, sinks, local, per) -> Tensor:
     ends.masked_fill_((column >= own) & (column < own + per), 3 * SURE)
     if causal:
         ends.masked_fill_(column >= own + per, -1.0)
-    best = worth.topk(min(n, last), dim=-1)
+    best = worth.topk(min(n, last), dim=-1, sorted=False)
     ids = best.indices.masked_fill(best.values < 0, last).sort(dim=-1).values
     return ids.masked_fill(ids == last, EMPTY)
 
