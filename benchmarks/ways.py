@@ -6,9 +6,11 @@ import math
 from functools import partial
 
 import torch
+from torch.nn.attention import flex_attention
 
 from sparse_attn import kernels
 from sparse_attn.attending import attending
+from sparse_attn.patterns.flex import BLOCK, listed_mask
 
 KEEP, DECODE_KEEP = 512, 1024
 SHAPES = ((16, 16), (32, 16), (64, 16), (64, 64), (128, 64))  # queries, keys of a block
@@ -43,6 +45,17 @@ def tokenwise(q, k, v):
         weights = weights.masked_fill(best.values[0] == -torch.inf, -torch.inf)
         out[0, h] = (weights.softmax(-1)[:, None] @ far).squeeze(1)
     return out
+
+
+def flexed(q, k, v):
+    """FlexAttention on blocks of 128 keys chosen alike, compiled."""
+    blocks = kernels.select_blocks(
+        q, k, KEEP // BLOCK, causal=True, block_q=BLOCK, block_k=BLOCK, local=1
+    )
+    mask = listed_mask(blocks, q.shape[2])
+    attend = torch.compile(flex_attention.flex_attention, dynamic=False)
+    how = dict(block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+    return partial(attend, q, k, v, **how)
 
 
 @torch.no_grad()

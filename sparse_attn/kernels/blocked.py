@@ -16,13 +16,13 @@ from torch import Tensor
 
 from sparse_attn.flash.online import shift
 from sparse_attn.kernels.attend import attend
-from sparse_attn.kernels.steps import without_python
+from sparse_attn.kernels.steps import loop_on
 from sparse_attn.kernels.threads import side_by_side
 
 ROWS = 512  # queries to a step: more steps cost calls, larger ones the cache
 STEPS = 8  # to a part, which a thread takes as a whole
 LANES = 8  # numbers that a processor takes at once
-LONG = 8192  # queries from which on threads gain more apart than on each call together
+LONG = 4096  # queries from which on threads gain more apart than on each call together
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def forward(
         for x, y in zip((out, lse), found, strict=True):
             x[:, :, :first] = y.unflatten(2, (first, block_q))
 
-    at_once, attend_rows = max(1, ROWS // block_q), without_python()
+    at_once, attend_rows = max(1, ROWS // block_q), loop_on(q.device)
 
     def work(parts):
         heads, room = _heads(k, v), _room(q, blocks, at_once, block_k)
