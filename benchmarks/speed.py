@@ -21,8 +21,10 @@ from ways import (
     KEEP,
     SHAPES,
     by,
+    drawn,
     flexed,
     read,
+    settings,
     sparse,
     tokenwise,
     window,
@@ -43,19 +45,6 @@ MODEL_LENGTHS = tuple(2**n for n in range(10, 15))
 SLOW = ("naive", "a list for each token")
 NAIVE, TOKENWISE = 4096, 2048  # lengths up to which these are run
 FLEX = (4096, 16_384)  # lengths for which FlexAttention is compiled
-
-
-def settings(device):
-    """(H, Hkv, D, dtype): what a model of such a device would have."""
-    if device.type == "cuda":
-        return 16, 4, 128, torch.bfloat16
-    return 8, 8, 64, torch.float32
-
-
-def drawn(device, T: int):
-    H, Hkv, D, dtype = settings(device)
-    like = dict(device=device, dtype=dtype)
-    return torch.randn(1, H, T, D, **like), *torch.randn(2, 1, Hkv, T, D, **like)
 
 
 def timed(fns: dict, device, samples=None, calls: int = 1) -> dict:

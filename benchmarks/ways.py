@@ -16,6 +16,19 @@ KEEP, DECODE_KEEP = 512, 1024
 SHAPES = ((16, 16), (32, 16), (64, 16), (64, 64), (128, 64))  # queries, keys of a block
 
 
+def settings(device):
+    """(H, Hkv, D, dtype): what a model of such a device would have."""
+    if device.type == "cuda":
+        return 16, 4, 128, torch.bfloat16
+    return 8, 8, 64, torch.float32
+
+
+def drawn(device, T: int):
+    H, Hkv, D, dtype = settings(device)
+    like = dict(device=device, dtype=dtype)
+    return torch.randn(1, H, T, D, **like), *torch.randn(2, 1, Hkv, T, D, **like)
+
+
 def sparse(block_q=64, block_k=16, **how):
     """`kernels.sparse_attention` as it is timed and judged, never dense."""
     sizes = dict(block_q=block_q, block_k=block_k, local=64 // block_k, dense_below=0)

@@ -64,7 +64,7 @@ def by_formula(
 
 def wide(x: Tensor) -> torch.dtype:
     """The dtype of sums: fp32, or that of x if wider."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def positive(q: Tensor, scale: float) -> tuple[Tensor, float]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sparse_attn.flash.online import shift
-from sparse_attn.kernels.attend import attend
+from sparse_attn.kernels.attend import attend, wide
 from sparse_attn.kernels.steps import loop_on
 from sparse_attn.kernels.threads import side_by_side
 
@@ -53,7 +53,7 @@ def forward(
     (T, S), groups = (q.shape[2], k.shape[2]), q.shape[1] // k.shape[1]
     q, k, v = (_blocks(x, n) for x, n in ((q, block_q), (k, block_k), (v, block_k)))
     out = torch.empty_like(q)
-    lse = q.new_empty(q.shape[:-1], dtype=torch.promote_types(q.dtype, torch.float32))
+    lse = q.new_empty(q.shape[:-1], dtype=wide(q))
     first = complete_rows(blocks, block_q // block_k) if causal else 0
     if first:  # all that they see is listed: one call for all
         near, far = (x[:, :, : first * block_q // block_k] for x in (k, v))
