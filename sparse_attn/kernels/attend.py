@@ -29,7 +29,8 @@ def attend(
         nothing = q.new_full(q.shape[:-1], -torch.inf, dtype=wide(q))
         return torch.zeros_like(q), nothing
     if q.device.type == "cpu":
-        mask = mask if mask is None else mask.to(q.dtype)
+        if mask is not None:
+            mask = mask.to(q.dtype)
         out, lse = torch._scaled_dot_product_flash_attention_for_cpu(
             q, k, v, 0.0, causal, attn_mask=mask, scale=scale
         )

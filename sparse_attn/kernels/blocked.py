@@ -64,15 +64,14 @@ def forward(
         for x, y in zip((out, lse), found, strict=True):
             x[:, :, :first] = y.unflatten(2, (first, block_q))
 
-    at_once, attend_rows = max(1, ROWS // block_q), loop_on(q.device)
+    at_once, attend_rows = _at_once(block_q), loop_on(q.device)
 
     def work(parts):
         heads, room = _heads(k, v), _room(q, blocks, at_once, block_k)
         for part in parts:
             b, h, rows, shared = part.b, part.h, part.rows, part.h // groups
-            reach, pooled = [0] * -(-len(part.keys) // at_once), None
+            reach, pooled = _reach(rows, bias, causal, block_q, pool), None
             if bias is not None:
-                reach = _reach(rows, at_once, bias, causal, block_q, pool)
                 pooled = mean_k[b, shared], mean_v[b, shared], bias[b, h, rows]
             mine, *goal = (x[b, h, rows, None] for x in (q, out, lse))
             listed = *heads(b, shared), part.keys, part.mask(), part.sees
@@ -127,7 +126,7 @@ def backward(
         for total, x in ((dk, near), (dv, far)):
             rows = x.reshape(-1, *total.shape[3:])  # (R n, block_k, D)
             total[part.b, shared].index_add_(0, part.keys.flatten(), rows)
-        n = _reach(part.rows, ROWS, bias, causal, block_q, pool)[-1] if means else 0
+        (n,) = _reach(part.rows, bias, causal, block_q, pool)  # a part is a step
         if n:
             near, far = (x[part.b, shared, None, :n] for x in means)
             add = bias[at][:, None, :n]
@@ -159,7 +158,7 @@ def complete_rows(blocks: Tensor, per: int) -> int:
 def _parts(q, blocks, causal, block_q, block_k, first, S, steps) -> Iterator[Part]:
     """The rows of query blocks from `first` on, in runs of equal count and form, of as
     many steps at most; of one where each row has a mask of its own, which is large."""
-    per, step = block_q // block_k, max(1, ROWS // block_q)
+    per, step = block_q // block_k, _at_once(block_q)
     row = torch.arange(blocks.shape[2], device=blocks.device)
     counts, last = (blocks >= 0).sum(dim=-1), blocks.amax(dim=-1)  # (B, H, n_q)
     start = row * per if causal else S // block_k  # blocks before it are seen whole
@@ -210,10 +209,15 @@ def _mask(at, keys, causal: bool, block_k: int, S: int, dtype) -> Tensor:
     return mask.masked_fill_(hidden, -torch.inf)[:, None]
 
 
-def _reach(rows: slice, at_once, bias, causal: bool, block_q: int, pool: int) -> list:
+def _at_once(block_q: int) -> int:
+    """Rows to a step."""
+    return max(1, ROWS // block_q)
+
+
+def _reach(rows: slice, bias, causal: bool, block_q: int, pool: int) -> list[int]:
     """How many of the first pooled entries each step reads: those that its last row may
     see, and up to a multiple of `LANES`, for odd lengths cost much more."""
-    total = bias.shape[-1]
+    total, at_once = 0 if bias is None else bias.shape[-1], _at_once(block_q)
     ends = (min(i + at_once, rows.stop) for i in range(rows.start, rows.stop, at_once))
     seen = ((end - 1) * block_q // pool if causal else total for end in ends)
     return [min(total, -(-n // LANES) * LANES) for n in seen]
