@@ -33,6 +33,14 @@ def one_thread():
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(params=[1, 2, 3])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def book(tmp_path_factory) -> Path:
     """The folder of the built HTML: a build of its own, warnings are errors."""

@@ -6,25 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from oracle import draw
 
 from sparse_attn.kernels import block_attention, blocked, select_blocks, steps
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-def drawn(T, heads=4, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(T)
-    q = torch.randn(2, 4, T, 16, generator=generator)
-    k, v = torch.randn(2, 2, heads, T, 16, generator=generator)
-    return tuple(x.to(dtype) for x in (q, k, v))
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -41,12 +27,12 @@ def drawn(T, heads=4, dtype=torch.float32):
 def test_torchscript_gives_the_very_numbers_of_the_loop(
     monkeypatch, threads, causal, rest, T, heads, dtype
 ):
-    q, k, v = drawn(T, heads, dtype)
+    q, k, v = draw(T, T, B=2, H=4, Hkv=heads, dtype=dtype)
     how = dict(causal=causal, block_q=16, block_k=8)
     blocks = select_blocks(q, k, 12, **how)
     blocks[:, 0, 5::3, -1] = -1  # some rows list fewer
     monkeypatch.setattr(blocked, "ROWS", 48)  # steps of three rows
-    monkeypatch.setattr(blocked, "LONG", 0)  # two threads
+    monkeypatch.setattr(blocked, "LONG", 0)  # each thread apart
     how |= dict(rest=rest, pool=16, return_lse=True)
     found = block_attention(q, k, v, blocks, **how)
     calls = []

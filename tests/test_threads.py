@@ -11,14 +11,6 @@ from sparse_attn.kernels import blocked
 from sparse_attn.kernels.threads import side_by_side
 
 
-@pytest.fixture(params=[1, 2, 3])
-def threads(request):
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
-
-
 def test_every_item_is_worked_on_once(threads):
     done, seen = [], set()
     gate = threading.Barrier(threads)
