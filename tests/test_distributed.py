@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import signal
+import subprocess
+import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -126,6 +129,18 @@ def test_a_killed_rank_ends_the_others_with_a_clear_error(monkeypatch):
     assert "2 ranks failed" in said, "not by running out of time"
     assert "rank 1 was killed by signal 9" in said
     assert "rank 0 lost a neighbor" in said
+
+
+def test_a_rank_that_is_ended_has_time_for_last_words():
+    program = (
+        "import os, signal, time; from sparse_attn.distributed.trial import linger;"
+        "linger(1); os.kill(os.getpid(), signal.SIGTERM);"
+        "print('rank 0 lost a neighbor', flush=True); time.sleep(99)"
+    )
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.stdout == "rank 0 lost a neighbor\n"
+    assert ended.returncode == 128 + signal.SIGTERM, "and then it ends, by itself"
 
 
 def test_time_up_leaves_no_process_behind(tmp_path):

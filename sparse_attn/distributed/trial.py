@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import statistics
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import timedelta
@@ -51,9 +54,13 @@ class Method(NamedTuple):
     twin: str
 
 
+LAST_WORDS = 5.0  # seconds that a rank has to say whom it lost
+
+
 def set_up(timeout: int) -> torch.device:
     """Joins the group of ranks that torchrun started: NCCL where each has a GPU of its
     own, else gloo on CPUs."""
+    linger(LAST_WORDS)
     ranks, here = (int(os.environ[x]) for x in ("LOCAL_WORLD_SIZE", "LOCAL_RANK"))
     own_gpu = pick_device().type == "cuda" and torch.cuda.device_count() >= ranks
     device = torch.device("cuda", here) if own_gpu else torch.device("cpu")
@@ -63,6 +70,27 @@ def set_up(timeout: int) -> torch.device:
     backend = "nccl" if own_gpu else "gloo"
     dist.init_process_group(backend, timeout=timedelta(seconds=timeout), **given)
     return device
+
+
+def linger(seconds: float):
+    """From now on SIGTERM ends this process so many seconds later.
+
+    When one rank dies, torchrun ends the others at once: before these notice, where the
+    processor is busy. Python runs a handler only after the call that waits for the dead
+    rank, so a thread hears of the signal instead.
+    """
+    hears, told = socket.socketpair()
+    told.setblocking(False)
+    signal.set_wakeup_fd(told.fileno())
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def end(_told=told):  # which must stay open
+        while hears.recv(1) != bytes([signal.SIGTERM]):
+            pass
+        time.sleep(seconds)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def trial(s: Settings, device: torch.device) -> dict:
