@@ -199,7 +199,7 @@ def model(T: int, device) -> dict:
 
     fns = {"dense": partial(read, net, tokens)}
     fns |= {f"sparse, {rest}": partial(with_blocks, rest) for rest in RESTS}
-    found = timed(fns, device, samples=1 if T > 2048 else 3)
+    found = timed(fns, device, samples=max(3, 2**14 // T))
     for one in found.values():
         one["tokens per second"] = T / one["seconds"]
     return found

@@ -58,6 +58,11 @@ MODEL = {
 }
 
 
+def beside(model, spread=0.1):
+    gains = {n: model["hybrid"][n] / y for n, y in model["full"].items()}
+    return {n: (x, x - spread, x + spread) for n, x in gains.items()}
+
+
 @functools.cache
 def lists(block_q, block_k=16, T=4096, keep=512):
     q, k = torch.randn(2, 1, 1, T, 8, generator=torch.Generator().manual_seed(0))
@@ -84,7 +89,7 @@ DRAWN = {  # figure -> (arguments, what its caption must state)
          "1.6x at 4,096, at least 1.5x promised", "95%"],
     ),
     "speeds_of_model": (
-        dict(lengths=LENGTHS[:5], series=MODEL),
+        dict(lengths=LENGTHS[:5], series=MODEL, gains=beside(MODEL)),
         ["hybrid against full: faster from 2,048 tokens on, 3.2x at 16K"],
     ),
     "time_and_quality": (
@@ -163,10 +168,14 @@ def test_every_series_looks_different():
 
 def test_a_hybrid_that_never_overtakes_is_said_to():
     slow = MODEL | {"hybrid": {n: 0.5 * y for n, y in MODEL["full"].items()}}
-    caption = figures.speeds_of_model(LENGTHS[:5], slow).caption
-    assert "not faster at any of these lengths, 0.5x at 16K" in caption
+    caption = figures.speeds_of_model(LENGTHS[:5], slow, beside(slow)).caption
+    assert "not surely faster at any of these lengths, 0.5x at 16K" in caption
+    vague = figures.speeds_of_model(LENGTHS[:5], MODEL, beside(MODEL, 0.3)).caption
+    assert "faster from 4,096 tokens on" in vague, (
+        "an interval with 1 in it decides nothing"
+    )
     with pytest.raises(ValueError, match="at least two names"):
-        figures.speeds_of_model(LENGTHS, {"full": MODEL["full"]})
+        figures.speeds_of_model(LENGTHS, {"full": MODEL["full"]}, {})
 
 
 def test_factors_of_a_waterfall_multiply_to_the_last_ratio():

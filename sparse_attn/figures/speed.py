@@ -93,12 +93,16 @@ def _crossed(line: Mapping, lengths: Sequence[int], what: str) -> str:
 
 @styled
 def speeds_of_model(
-    lengths: Sequence[int], series: Mapping[str, Mapping[int, float]]
+    lengths: Sequence[int],
+    series: Mapping[str, Mapping[int, float]],
+    gains: Mapping[int, tuple[float, float, float]],
 ) -> Plot:
     """Tokens per second of whole models against T, log axes.
 
     series: name -> {T: tokens per second}, the first being what the others are compared
-    with. Raises ValueError for fewer than two.
+    with. gains: {T: (ratio, low, high)} of the second, measured beside the first; the
+    title names the first length from which on it stays above 1.
+    Raises ValueError for fewer than two.
     """
     if len(series) < 2:
         raise ValueError(f"series has {list(series)}: at least two names are needed")
@@ -113,10 +117,8 @@ def speeds_of_model(
     few_ticks(ax.yaxis, min(speeds), max(speeds), lambda y, _: plain(y))
     power_of_two_axis(ax.xaxis, _labeled(lengths), "tokens T")
     legend_below(ax)
-    (base, full), (name, other) = list(series.items())[:2]
-    gains = {n: [other[n] / full[n]] * 3 for n in full if n in other}
-    ahead = _crossed(gains, lengths, "tokens").replace("not surely", "not")
-    finding = f"{name} against {base}: {ahead}"
+    base, name = list(series)[:2]
+    finding = f"{name} against {base}: {_crossed(gains, lengths, 'tokens')}"
     write_title(plot, finding)
     spoken = "; ".join(
         f"{each} " + ", ".join(f"{three(y)} at {plain(n)}" for n, y in line.items())
