@@ -95,7 +95,7 @@ DRAWN = {  # figure -> (arguments, what its caption must state)
     "time_and_quality": (
         dict(points=POINTS, full=0.8),
         ["Least lost: blocks 16 x 16, pooled, 75% of the time, +0.001",
-         "fastest: window, 25% of the time, +0.040", "2 standard errors"],
+         "fastest: window, 25% of the time, +0.040", "95% intervals"],
     ),
     "time_explorer": (
         dict(T=16_384, K=512) | TIMES,
@@ -116,7 +116,7 @@ EXTREMES = [
         series={"one": {2**n: (0.9, 0.8, 1.1) for n in (12, 13)}})),
     ("waterfall", dict(steps=[("a", 1.02), ("a rather long name of a step", 1.0)])),
     ("waterfall", dict(steps=[("a", 64), ("b", 0.5), ("c", 0.9), ("d", 0.3)])),
-    ("time_and_quality", dict(points=POINTS[:1], full=1, wide=1)),
+    ("time_and_quality", dict(points=POINTS[:1], full=1)),
     ("time_and_quality", dict(
         points=[(f"name {i}", 0.5 + 0.001 * i, 0.001 * i, 0.001, "window")
                 for i in range(14)], full=1)),

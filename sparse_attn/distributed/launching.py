@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -128,14 +129,16 @@ def _end(process: subprocess.Popen):
 
 
 KILLED = re.compile(r"rank\s*: (\d+) .*\n\s*exitcode\s*: -(\d+)")
-SIGTERM = 15  # with which torchrun itself ends those that are left
 
 
 def _reasons(said: str) -> list[str]:
-    """Who was killed, and what the others said; else the last lines."""
+    """Who was killed, and what the others said; else the last lines.
+
+    SIGTERM kills nobody: with it torchrun ends those that are left.
+    """
     dead = {int(rank): int(by) for rank, by in KILLED.findall(said)}
     found = [f"rank {r} was killed by signal {by}" for r, by in sorted(dead.items())
-             if by != SIGTERM]  # fmt: skip
+             if by != signal.SIGTERM]  # fmt: skip
     shown = [line for line in said.splitlines() if line.strip()]
     found += [line for line in shown if re.match(r"rank \d+\b", line)]
     return found or shown[-TAIL:]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import statistics
 import threading
 import time
@@ -79,13 +78,13 @@ def linger(seconds: float):
     processor is busy. Python runs a handler only after the call that waits for the dead
     rank, so a thread hears of the signal instead.
     """
-    hears, told = socket.socketpair()
-    told.setblocking(False)
-    signal.set_wakeup_fd(told.fileno())
+    hears, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told)
     signal.signal(signal.SIGTERM, lambda *_: None)
 
-    def end(_told=told):  # which must stay open
-        while hears.recv(1) != bytes([signal.SIGTERM]):
+    def end():
+        while os.read(hears, 1) != bytes([signal.SIGTERM]):
             pass
         time.sleep(seconds)
         os._exit(128 + signal.SIGTERM)

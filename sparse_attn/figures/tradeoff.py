@@ -25,16 +25,13 @@ FAMILIES = {  # name -> color, marker, filled where the rest is pooled
 
 @styled
 def time_and_quality(
-    points: Sequence[tuple[str, float, float, float, str]],
-    full: float,
-    *,
-    wide: float = 2.0,
+    points: Sequence[tuple[str, float, float, float, str]], full: float
 ) -> Plot:
     """Bits per byte lost against time: what speed each way of selecting leaves.
 
-    points: (name, time, change, its standard error, family of FAMILIES); full: the time
-    of full attention in the same unit, 1 for shares. Bars span `wide` standard errors
-    to each side. Raises ValueError for another family.
+    points: (name, time, change, half of its 95% interval, family of FAMILIES); full:
+    the time of full attention in the same unit, 1 for shares.
+    Raises ValueError for another family.
     """
     for *_, family in points:
         check_choice("family", family, FAMILIES)
@@ -44,11 +41,11 @@ def time_and_quality(
     ax.axvline(1, color=INK, lw=1)
     ax.plot(1, 0, "*", color=INK, ms=15, zorder=4)
     named = [("full attention", 1.0, 0.0, 0.0)]
-    for name, time, change, error, family in points:
+    for name, time, change, half, family in points:
         color, marker, filled = FAMILIES[family]
-        ax.errorbar(time / full, change, wide * error, color=color, marker=marker,
+        ax.errorbar(time / full, change, half, color=color, marker=marker,
                     mfc=color if filled else "white", ms=7, lw=1)  # fmt: skip
-        named.append((name, time / full, change, wide * error))
+        named.append((name, time / full, change, half))
     shares = sorted(share for _, share, *_ in named)
     ax.set(xscale="log", ylabel="bits per byte lost")
     span = max(shares[-1] / shares[0], 2)
@@ -77,12 +74,10 @@ def time_and_quality(
     write_title(plot, finding)
     _name_points(plot, ax, named)
     spoken = "; ".join(
-        f"{_full_name(p)} {p[1] / full:.0%} {p[2]:+.3f} ± {wide * p[3]:.3f}"
-        for p in points
+        f"{_full_name(p)} {p[1] / full:.0%} {p[2]:+.3f} ± {p[3]:.3f}" for p in points
     )
     return plot.describe(
-        caption=f"{finding} bits per byte. Bars: {wide:g} standard errors to each "
-        "side.",
+        caption=f"{finding} bits per byte. Bars: 95% intervals.",
         alt=f"Dots by time, log axis, and bits per byte lost; a star where full "
         f"attention is. {spoken}.",
     )
