@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from book_checks import ROOT, contexts_of, visit
+from hypothesis import settings
 from playwright.sync_api import Error, sync_playwright
 
 from tools.pdf import CHROMIUM
+
+# A slow machine is no fault, and a second run draws the same examples.
+settings.register_profile("book", deadline=None, derandomize=True)
+settings.load_profile("book")
 
 FLAGS = [
     "--no-sandbox",

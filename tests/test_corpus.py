@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sparse_attn import corpus
 
-steady = settings(deadline=None, derandomize=True, max_examples=40)
+steady = settings(max_examples=40)
 WORDS = b"def f(x):\n    return x\n"
 
 

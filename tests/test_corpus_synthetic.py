@@ -34,7 +34,7 @@ def zipf(*args, **more):
     )
 
 
-steady = settings(deadline=None, derandomize=True, max_examples=40)
+steady = settings(max_examples=40)
 LONG = 100_000
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from sparse_attn import cost
 
-steady = settings(deadline=None, derandomize=True, max_examples=40)
+steady = settings(max_examples=40)
 SPLIT, WIDTHS, C = (0.2, 0.6, 0.2), (179, 128, 76), 128  # of the published sketch
 bands = st.lists(st.tuples(st.integers(1, 50), st.integers(1, 40)), min_size=1)
 

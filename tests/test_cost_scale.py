@@ -13,7 +13,7 @@ from test_bad_input import explains
 from sparse_attn import cost, counting
 from sparse_attn.gpt import GPT
 
-steady = settings(deadline=None, derandomize=True, max_examples=40)
+steady = settings(max_examples=40)
 GUESS = dict(B=8, L=120)  # of the script, for heads of 128 in a width of 16,384
 C, D, K = 16_384, 128, 32
 MODEL = SMALL.but(kv_heads=2, mlp="swiglu", positions="rotary", bias=False)

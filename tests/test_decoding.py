@@ -20,7 +20,7 @@ KINDS = [
 ]
 STREAMING = SMALL.but(positions="rotary", window=5, sinks=2, kv_heads=2)
 
-steady = settings(deadline=None, derandomize=True, max_examples=10)
+steady = settings(max_examples=10)
 chunks = st.lists(st.integers(1, 9), min_size=1, max_size=24)
 
 

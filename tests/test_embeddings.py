@@ -27,7 +27,7 @@ from sparse_attn.gpt import GPT, save
 from sparse_attn.metrics import future_leak
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-steady = settings(deadline=None, derandomize=True, max_examples=40)
+steady = settings(max_examples=40)
 V, C = 23, 12
 TIED = SMALL.but(vocab=V, width=C, heads=2)
 EQUAL = (1, 1, 1)

@@ -80,7 +80,7 @@ directed = st.integers(1, 12).flatmap(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(directed, st.integers(0, 5))
 def test_reach_counts_the_entries_of_matrix_powers(seen, layers):
     n, step = len(seen), np.eye(len(seen)) + seen
@@ -91,7 +91,7 @@ def test_reach_counts_the_entries_of_matrix_powers(seen, layers):
     assert np.array_equal(found, expected)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(directed, st.data())
 def test_as_many_are_within_some_hops_as_are_reached_in_so_many_layers(seen, data):
     token, graph = data.draw(st.integers(0, len(seen) - 1)), csr_array(seen * 1.0)
@@ -101,7 +101,7 @@ def test_as_many_are_within_some_hops_as_are_reached_in_so_many_layers(seen, dat
         assert (found <= layer).sum() == count
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(directed)
 def test_a_path_is_as_long_as_the_first_power_that_joins_its_ends(seen):
     n, step = len(seen), np.eye(len(seen)) + seen
@@ -117,7 +117,7 @@ def test_a_path_is_as_long_as_the_first_power_that_joins_its_ends(seen):
     assert mean == pytest.approx(np.mean(hops)) if hops else math.isnan(mean)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(directed)
 def test_undirected_is_symmetric_zero_or_one_and_sees_nothing_of_itself(seen):
     graph = undirected(csr_array(3.0 * seen)).toarray()
@@ -125,7 +125,7 @@ def test_undirected_is_symmetric_zero_or_one_and_sees_nothing_of_itself(seen):
     assert np.array_equal(graph, expected.astype(float))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(directed)
 def test_eigenvalues_are_those_of_the_dense_matrix(seen):
     n, graph = len(seen), undirected(csr_array(seen.astype(float)))

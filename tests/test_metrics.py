@@ -15,7 +15,7 @@ from sparse_attn import metrics, training
 from sparse_attn.attention import attention_weights, causal_mask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-steady = settings(deadline=None, derandomize=True, max_examples=40)
+steady = settings(max_examples=40)
 
 
 def weights_and_pairs(T=9, S=9, B=2, H=2, seed=0, causal=True):
